@@ -1,0 +1,27 @@
+"""Train neural networks from composable Hydra configs on PyTorch Lightning."""
+
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "conf_folder", "load", "main"]
+
+
+def conf_folder() -> Path:
+    """The catalogue: conf/ of a checkout or editable install, or its copy inside the wheel."""
+    package = Path(__file__).resolve().parent
+    in_wheel = package / "conf"
+    return in_wheel if in_wheel.is_dir() else package.parents[1] / "conf"
+
+
+def __getattr__(name: str) -> Any:
+    # Only when asked for: `load` needs torch, which takes seconds to import.
+    if name == "main":
+        from tunelab.command import main
+
+        return main
+    if name == "load":
+        from tunelab.predictor import load
+
+        return load
+    raise AttributeError(f"module 'tunelab' has no attribute {name!r}")

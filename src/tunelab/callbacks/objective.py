@@ -1,0 +1,47 @@
+"""The best value of the metric that decides, and when it was reached."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from tunelab.config import ConfigError, did_you_mean
+from tunelab.loggers import write
+
+
+class Objective(Callback):
+    """Writes `best/<metric>` whenever a validation improves it: the last value is what the run has reached.
+
+    The HParams tab shows this one, where the metric itself would show its last value.
+
+    Args:
+        metric: Its name, such as val/accuracy.
+        direction: Whether to `minimize` or `maximize` it.
+    """
+
+    def __init__(self, metric: str, direction: str) -> None:
+        self.metric, self.direction = metric, direction
+        self.best = math.nan
+        self.epoch: int | None = None  # counted from 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = trainer.callback_metrics.get(self.metric)
+        if value is None:
+            known = sorted(name for name in trainer.callback_metrics if not name.startswith("train/"))
+            raise ConfigError(
+                f"`objective` must be a metric that this run logs, got {self.metric}."
+                f"{did_you_mean(self.metric, known)} It logs {', '.join(known)}."
+            )
+        new = float(value)
+        better = new > self.best if self.direction == "maximize" else new < self.best
+        if not math.isnan(new) and (math.isnan(self.best) or better):
+            self.best, self.epoch = new, trainer.current_epoch + 1
+            write(trainer, {f"best/{self.metric}": new}, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]

@@ -1,0 +1,168 @@
+"""The catalogue of groups and options: what `--help` prints, and why a command line does not compose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+
+from tunelab.config import ConfigError, did_you_mean, plain, show
+
+
+def groups(loader: ConfigLoader, parent: str = "") -> dict[str, list[str]]:
+    """Every config group with its options, nested groups as `parent/child`.
+
+    Args:
+        loader: Hydra's config loader, which knows the search path.
+        parent: Where to begin; empty for all.
+    """
+    found: dict[str, list[str]] = {}
+    for name in loader.list_groups(parent):
+        group = f"{parent}/{name}" if parent else name
+        if options := loader.get_group_options(group, ObjectType.CONFIG):
+            found[group] = sorted(options)
+        found |= groups(loader, group)
+    return found
+
+
+def parse(arguments: list[str]) -> list[Override]:
+    """The overrides of a command line.
+
+    Raises:
+        ConfigError: With a sentence for each argument that is not an override.
+    """
+    parser = OverridesParser.create()
+    parsed, mistakes = [], []
+    for argument in arguments:
+        try:
+            parsed.append(parser.parse_override(argument))
+        except HydraException:
+            if "=" in argument:
+                key, value = argument.split("=", 1)
+                remedy = f"Quote the value: '{key}=\"{value}\"'."
+            else:
+                remedy = f"Write {argument}=<value>."
+            mistakes.append(f"`{argument}` must be an override of the form key=value.  {remedy}".replace("  ", " "))
+    if mistakes:
+        raise ConfigError(*mistakes)
+    return parsed
+
+
+def is_group(override: Override, known: dict[str, list[str]]) -> bool:
+    """Whether an override chooses an option, rather than setting a value."""
+    return override.key_or_group in known
+
+
+def chosen(override: Override) -> list[str]:
+    """The options that a group override names: one, several of a list group, or the choices of a sweep."""
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        values: list[Any] = []
+        for choice in value.list:
+            values.extend(choice if isinstance(choice, list) else [choice])
+    else:
+        values = value if isinstance(value, list) else [value]
+    return [str(v) for v in values if v is not None]
+
+
+def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) -> Iterator[str]:
+    """Every unknown option and key of a command line, each with what was probably meant.
+
+    Args:
+        loader: Hydra's config loader.
+        config_name: The primary config.
+        overrides: The parsed command line.
+    """
+    known = groups(loader)
+    good: list[str] = []
+    for override in (o for o in overrides if is_group(o, known)):
+        group = override.key_or_group
+        unknown = [option for option in chosen(override) if option not in known[group]]
+        for option in unknown:
+            yield (
+                f"`{group}` must be one of {', '.join(known[group])}, got {option}.{did_you_mean(option, known[group])}"
+            )
+        if not unknown and not override.is_sweep_override() and override.input_line:
+            good.append(override.input_line)
+    try:
+        cfg = loader.load_configuration(config_name, good, RunMode.RUN)
+    except HydraException:
+        return
+    raw = plain(cfg, resolve=False)
+    for override in overrides:
+        if not is_group(override, known) and not override.is_add() and not override.is_force_add():
+            yield from _unknown_key(override.key_or_group, raw, known)
+
+
+def _unknown_key(key: str, raw: Any, known: dict[str, list[str]]) -> Iterator[str]:
+    node, parents = raw, ""
+    for step in key.split("."):
+        if isinstance(node, str) and node.startswith("${"):
+            source = node[2:-1]
+            yield f"`{key}` must be set where it stands, got a copy. Write {source}{key[len(parents) - 1 :]} instead."
+            return
+        if not isinstance(node, dict) or step not in node:
+            names = list(node) if isinstance(node, dict) else []
+            here = [f"{parents}{name}" for name in names if not str(name).startswith("_")]
+            where = f" of {parents[:-1]}" if parents else ""
+            candidates = here if parents else [*here, *known]
+            listing = f" It has {', '.join(name[len(parents) :] for name in here)}." if parents and here else ""
+            meant = did_you_mean(f"{parents}{step}", candidates) or _elsewhere(step, raw) or listing
+            yield f"`{key}` must be a key{where or ' of the recipe'}, got {step}.{meant} To add a key, write +{key}=…"
+            return
+        node = node[step]
+        parents += f"{step}."
+
+
+def _elsewhere(step: str, raw: dict[str, Any]) -> str:
+    """`betas` alone probably means `optimizer.betas`."""
+    homes = [
+        f"{part}.{step}" for part, node in raw.items() if part != "hydra" and isinstance(node, dict) and step in node
+    ]
+    return f" Did you mean {' or '.join(homes)}?" if homes else ""
+
+
+def help_text(loader: ConfigLoader, config_name: str, arguments: list[str]) -> str:
+    """The catalogue as a page: how to call, the groups with their options, the dials with their values.
+
+    Args:
+        loader: Hydra's config loader.
+        config_name: The primary config.
+        arguments: The overrides of the command line; what they choose is marked.
+
+    Raises:
+        HydraException: If they do not compose.
+    """
+    raw = plain(loader.load_configuration(config_name, arguments, RunMode.RUN), resolve=False)
+    defaults = loader.compute_defaults_list(config_name, arguments, RunMode.RUN).defaults
+    now = {default.config_path for default in defaults}
+    listed = {path.rsplit("/", 1)[0] for path in now if path} | {"regularization", "experiment", "debug"}
+    known = {group: options for group, options in groups(loader).items() if not group.startswith("hydra")}
+    lines = [
+        f"python {config_name}.py [group=option …] [key=value …]      for example: optimizer=adamw lr=3e-4",
+        "",
+    ]
+    shown = {group: options for group, options in known.items() if group in listed}
+    if shown:
+        width = max(map(len, shown))
+        lines.append("Groups and their options (* is chosen now; several in brackets: callbacks=[checkpoint,lr])")
+        for group, options in shown.items():
+            marked = "  ".join(f"{option}*" if f"{group}/{option}" in now else option for option in options)
+            lines.append(f"  {group:<{width}}  {marked}")
+        lines.append("")
+    dials = {key: value for key, value in raw.items() if not isinstance(value, (dict, list)) and key not in known}
+    width = max((len(key) for key in dials), default=0)
+    lines.append("Dials (value now)")
+    lines.extend(f"  {key:<{width}}  {show(value)}" for key, value in dials.items())
+    lines += [
+        "",
+        "Keys of a part: size.width=96, optimizer.betas=[0.9,0.98]; `--cfg job` prints the whole recipe.",
+        "Several runs: -m lr=1e-4,1e-3 optimizer=sgd,adamw.   Hydra's own flags: --hydra-help.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,299 @@
+"""The command line: checks what was typed, lets Hydra compose and launch, runs the job, reports in words."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from tunelab import catalogue, conf_folder
+from tunelab.config import ConfigError, validate, whitelist
+from tunelab.folder import RunFolder, claim
+
+log = logging.getLogger("tunelab")
+
+PATH_KEYS = ("repeat", "resume", "run", "input", "output")
+RESUME_MAY_CHANGE = ("epochs", "threads", "callbacks", "logger", "trainer")
+MEMBER_GROUPS = ("regularization", "callbacks", "logger")
+
+TYPED = shlex.join(["python", *sys.argv] if sys.argv[0].endswith(".py") else [Path(sys.argv[0]).name, *sys.argv[1:]])
+"""The command as it was typed, before we tell Hydra more."""
+
+Job = Callable[[DictConfig], Any]
+Check = Callable[[DictConfig, list[str]], None]
+
+
+class CommandLineError(ConfigError):
+    """A mistake in the command line itself: an unknown option or key, or a syntax error. Exit code 2."""
+
+
+def main(
+    config_path: str | Path | None = None,
+    config_name: str = "train",
+    *,
+    trust: Sequence[str] = (),
+    job: Job | None = None,
+    check: Check = validate,
+) -> None:
+    """Runs the command line of this process. Never returns a traceback for a user's mistake.
+
+    Args:
+        config_path: The config folder, absolute or relative to the calling file; by default the catalogue itself. A
+            folder of the user's own finds the catalogue's groups behind its own.
+        config_name: The primary config.
+        trust: Packages of the user's own whose classes configs may build.
+        job: What to do with the composed config; by default, train.
+        check: What to check in it before a folder is made.
+    """
+    folder = conf_folder()
+    if config_path is not None:
+        caller = Path(inspect.stack()[1].filename)
+        folder = (caller.parent / config_path).resolve()
+    if trust:
+        os.environ["TUNELAB_TRUST"] = ",".join([*trust, *filter(None, [os.environ.get("TUNELAB_TRUST")])])
+    try:
+        _prepare(folder, config_name, check, claims=job is None)
+        launch = hydra.main(config_path=str(folder), config_name=config_name, execution_whitelist=_hydra_whitelist())
+        launch(_in_words(job) if job else train_job)()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, CommandLineError) else 1)
+
+
+def _in_words(job: Job) -> Job:
+    """The job, which says a user's mistake in a sentence where Hydra would print a traceback."""
+
+    @functools.wraps(job)
+    def run(cfg: DictConfig) -> Any:
+        try:
+            return job(cfg)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            sys.exit(1)
+
+    return run
+
+
+def _hydra_whitelist() -> list[str]:
+    return [*whitelist(), "logging.*"]
+
+
+def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> None:
+    """Everything that can be said before torch is imported and a folder is made.
+
+    Rewrites sys.argv where Hydra is to be told more than the user typed.
+    """
+    sys.argv[1:] = [_quote_path(argument) for argument in sys.argv[1:]]
+    flags = get_args_parser().parse_intermixed_args(sys.argv[1:])
+    if flags.hydra_help or flags.shell_completion or flags.info or flags.experimental_rerun:
+        return
+    if flags.config_path:
+        folder = Path(flags.config_path).resolve()
+    if not folder.is_dir():
+        raise CommandLineError(f"`config_path` must be a folder, got {folder}.")
+    extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []
+    name = flags.config_name or config_name
+    with initialize_config_dir(str(folder), job_name=name):
+        try:
+            overrides = catalogue.parse(flags.overrides)
+        except ConfigError as error:
+            raise CommandLineError(*error.mistakes) from None
+        if flags.help:
+            print(catalogue.help_text(_loader(), name, [*flags.overrides, *extra]))
+            sys.exit()
+        if not flags.multirun:
+            _refuse_sweeps(overrides)
+        added = _recorded_overrides(overrides)
+        plain = [o.input_line for o in overrides if not o.is_sweep_override() and o.input_line]
+        cfg = _compose(name, [*added, *plain, *extra], overrides)
+        HydraConfig.instance().set_config(cfg)
+        try:
+            _check_experiment_lr(name, overrides, [*added, *plain, *extra], cfg)
+            recipe = cfg.copy()
+            with open_dict(recipe):
+                del recipe["hydra"]
+            check(recipe, [o.key_or_group for o in overrides])
+            if claims and not flags.multirun and not flags.cfg:
+                added = [*added, f"hydra.run.dir={_quoted(_run_folder(cfg, overrides))}"]
+        finally:
+            HydraConfig.instance().cfg = None
+    sys.argv[1:1] = added
+
+
+def _loader() -> Any:
+    return GlobalHydra.instance().config_loader()
+
+
+def _compose(config_name: str, arguments: list[str], typed: list[Override]) -> DictConfig:
+    """The composed config with its hydra node, or every mistake that keeps it from composing."""
+    try:
+        return _loader().load_configuration(config_name, arguments, RunMode.RUN)  # type: ignore[no-any-return]
+    except (HydraException, OmegaConfBaseException) as error:
+        explained = list(catalogue.mistakes(_loader(), config_name, typed))
+        raise CommandLineError(*(explained or [str(error).strip()])) from None
+
+
+def _refuse_sweeps(overrides: list[Override]) -> None:
+    swept = [o.input_line for o in overrides if o.is_sweep_override()]
+    if swept:
+        raise CommandLineError(
+            *(f"`{line}` must have one value, or be searched: add -m for a run of each." for line in swept)
+        )
+
+
+def _quote_path(argument: str) -> str:
+    """Paths need no quotes of Hydra's own: `run=outputs/my run (2)/…` simply works."""
+    key, equals, value = argument.partition("=")
+    return f"{key}={_quoted(value)}" if equals and key in PATH_KEYS and value != "null" else argument
+
+
+def _quoted(value: str | Path) -> str:
+    text = str(value)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _recorded_overrides(overrides: list[Override]) -> list[str]:
+    """What a `repeat=` or `resume=` stands for: the overrides of the run that it names."""
+    given = {o.key_or_group: str(o.value()) for o in overrides if o.key_or_group in ("repeat", "resume") and o.value()}
+    others = [o for o in overrides if o.key_or_group not in given and not o.key_or_group.startswith("hydra.")]
+    if "repeat" in given and "resume" not in given:
+        run = RunFolder.find(given["repeat"], "repeat")
+        refused = [str(o.input_line) for o in others if o.key_or_group != "name"]
+        if refused:
+            change = " ".join(["python train.py", *run.record["overrides"], *refused])
+            raise ConfigError(
+                f"`repeat` must stand alone to be a repetition, got {' '.join(refused)} beside it. "
+                f"For a changed run type: {change}"
+            )
+        return [] if any(o.key_or_group == "name" for o in others) else [f"name={_quoted(run.config.name)}"]
+    if "resume" in given and "repeat" not in given:
+        run = RunFolder.find(given["resume"], "resume")
+        for override in others:
+            if override.key_or_group.split(".")[0] not in RESUME_MAY_CHANGE:
+                change = " ".join(["python train.py", *run.record["overrides"], str(override.input_line)])
+                raise ConfigError(
+                    f"`resume` must keep the recipe but for {', '.join(RESUME_MAY_CHANGE)}, got {override.input_line}. "
+                    f"For a new run type: {change}"
+                )
+        if others:
+            return list(run.record["overrides"])
+        return [f"name={_quoted(run.config.name)}"]
+    return []
+
+
+def _check_experiment_lr(config_name: str, overrides: list[Override], arguments: list[str], cfg: DictConfig) -> None:
+    """Refuses an lr that an experiment tuned for another optimizer than the one typed."""
+    typed = {o.key_or_group: o for o in overrides}
+    if "optimizer" not in typed or "lr" in typed or not cfg.hydra.runtime.choices.get("experiment"):
+        return
+    kept = [a for a in arguments if a != typed["optimizer"].input_line]
+    tuned_for = _compose(config_name, kept, overrides).hydra.runtime.choices.optimizer
+    own_lr = _compose(config_name, [*arguments, "experiment=null"], overrides).lr
+    optimizer = typed["optimizer"].value()
+    if tuned_for != optimizer and cfg.lr != own_lr:
+        raise ConfigError(
+            f"`lr` must be given when an experiment's optimizer is changed, got lr={cfg.lr:g}, which "
+            f"{cfg.hydra.runtime.choices.experiment} has for {tuned_for}. Try lr={own_lr:g}, the own lr of {optimizer}."
+        )
+
+
+def _run_folder(cfg: DictConfig, overrides: list[Override]) -> Path:
+    """The folder of this run: that of the resumed one, the one typed, or a new one."""
+    if cfg.get("resume"):
+        return RunFolder.find(cfg.resume, "resume").path.resolve()
+    wanted = Path(cfg.hydra.run.dir).resolve()
+    if any(o.key_or_group == "hydra.run.dir" for o in overrides) and wanted.is_dir():
+        if any(wanted.iterdir()):
+            raise ConfigError(
+                f"`hydra.run.dir` must be a new or empty folder, got {wanted}, which has files in it. "
+                "Choose another, or continue its run with resume=<folder>."
+            )
+        return wanted
+    return claim(wanted)
+
+
+def train_job(cfg: DictConfig) -> float | None:
+    """What Hydra calls for each job of a command line.
+
+    Returns:
+        The best value of the objective, for Hydra's sweepers.
+    """
+    job = HydraConfig.get()
+    multirun = job.mode == RunMode.MULTIRUN
+    folder = Path(job.runtime.output_dir)
+    try:
+        recipe, start, checkpoint = _recipe(cfg)
+        if multirun:
+            validate(recipe)
+            with open_dict(recipe):
+                recipe.test = False  # the test set is never used to choose among runs
+        from tunelab.run import train
+
+        result = train(recipe, folder, start, checkpoint=checkpoint)
+    except ConfigError as error:
+        log.error("%s", error)
+        if not multirun and not (folder / "checkpoints").exists():
+            logging.shutdown()
+            shutil.rmtree(folder)
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 130:
+            log.info("Interrupted. To continue: python train.py resume=%s", _shown(folder))
+        raise
+    from tunelab.summary import show_result
+
+    show_result(result, folder)
+    best = result["objective"]["best"]
+    return float(best) if best is not None else None
+
+
+def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
+    """The config to run, how it was asked for, and the checkpoint to begin from."""
+    from tunelab.run import Start
+
+    job = HydraConfig.get()
+    choices = {str(g): option for g, option in job.runtime.choices.items() if not str(g).startswith("hydra/")}
+    # Hydra does not record what was chosen in a list
+    choices |= {group: list(cfg[group]) for group in MEMBER_GROUPS}
+    if cfg.repeat:
+        run = RunFolder.find(cfg.repeat, "repeat")
+        recipe = run.config
+        recipe.name = cfg.name
+        return recipe, Start(TYPED, run.record["overrides"], run.record["choices"]), None
+    if cfg.resume:
+        run = RunFolder.find(cfg.resume, "resume")
+        changed = {o.split("=")[0].lstrip("+~").split(".")[0] for o in job.overrides.task} & set(RESUME_MAY_CHANGE)
+        recipe, given = run.config, Path(cfg.resume)
+        overrides = list(run.record["overrides"])
+        if changed:
+            for key in RESUME_MAY_CHANGE:
+                recipe[key] = cfg[key]
+            overrides = [o for o in job.overrides.task if not o.startswith("resume=")]
+        start = Start(TYPED, overrides, choices if changed else run.record["choices"])
+        return recipe, start, given if given.is_file() else run.checkpoint("last")
+    return cfg, Start(TYPED, list(job.overrides.task), choices), None
+
+
+def _shown(folder: Path) -> Path:
+    """Relative to where the user stands, if it is below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

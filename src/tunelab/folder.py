@@ -1,0 +1,135 @@
+"""A run's folder: what it holds, how it is written so that a kill leaves it whole, how it is found again. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tunelab.config import ConfigError
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a file so that a reader or a kill sees the old content or the new, never a part."""
+    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a mapping as indented JSON, atomically."""
+    write_atomic(path, json.dumps(values, indent=2) + "\n")
+
+
+def claim(wanted: Path) -> Path:
+    """Makes a new folder of this name, or of this name with a number behind it if two runs begin in the same second.
+
+    Raises:
+        ConfigError: If the folder cannot be written.
+    """
+    for number in range(1, 1000):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if path.is_dir():
+                continue
+            raise ConfigError(f"`hydra.run.dir` must be a folder, got the file {path}. Choose another.") from None
+        except OSError as error:
+            raise ConfigError(unwritable(path, error)) from None
+        return path
+    raise ConfigError(f"`name` must lead to a new folder, got {wanted}, of which 999 exist. Choose another name=.")
+
+
+def unwritable(path: Path, error: OSError) -> str:
+    """The sentence for a folder that cannot be written."""
+    return (
+        f"`hydra.run.dir` must be a folder that can be written, got {path} ({error.strerror}). "
+        "Try hydra.run.dir=/tmp/my_run."
+    )
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a finished or interrupted run left behind."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, path: str | Path, key: str) -> RunFolder:
+        """The run folder at a path, or the one that holds a checkpoint.
+
+        Args:
+            path: A run folder, or a checkpoint inside one.
+            key: What the user typed it for, for the message.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        given = Path(path).expanduser()
+        folder = given.parent.parent if given.is_file() and given.suffix == ".ckpt" else given
+        if not given.exists():
+            raise ConfigError(f"`{key}` must be a run's folder, got {given}, which does not exist.{_recent_runs()}")
+        if not (folder / "config.yaml").is_file() or not (folder / "run.json").is_file():
+            raise ConfigError(
+                f"`{key}` must be a run's folder with its config.yaml and run.json, got {given}.{_recent_runs()}"
+            )
+        return cls(folder)
+
+    @property
+    def config(self) -> DictConfig:
+        """The resolved config of the run."""
+        cfg = OmegaConf.load(self.path / "config.yaml")
+        assert isinstance(cfg, DictConfig)
+        return cfg
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How the run was started: command, overrides, choices, versions, machine, code."""
+        return self._json("run.json")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What the run ended with; empty while it has not ended."""
+        return self._json("result.json") if (self.path / "result.json").is_file() else {}
+
+    def checkpoint(self, which: str = "best") -> Path:
+        """The path of the `best` or the `last` checkpoint.
+
+        Raises:
+            ConfigError: If the run has none.
+        """
+        path = self.path / "checkpoints" / f"{which}.ckpt"
+        if not path.is_file():
+            there = sorted(p.stem for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+            remedy = f"It has {', '.join(there)}." if there else "Train it with callbacks=[checkpoint]."
+            raise ConfigError(f"`checkpoint` must be one that {self.path} has, got {which}. {remedy}")
+        return path
+
+    def _json(self, name: str) -> dict[str, Any]:
+        values = json.loads((self.path / name).read_text(encoding="utf-8"))
+        assert isinstance(values, dict)
+        return values
+
+
+def _recent_runs() -> str:
+    """The newest run folders below outputs/, as a hint."""
+    timed = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+    runs = [p.parent for p in Path("outputs").glob("*/*/run.json") if timed.match(p.parent.name)]
+    newest = sorted(runs, key=lambda p: p.name)[-1:]
+    return f" The newest is {newest[0]}." if newest else " Train one first: python train.py"

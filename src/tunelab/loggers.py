@@ -1,0 +1,150 @@
+"""Where metrics are written: TensorBoard events and one csv, both in the run's folder and both fit for a resume."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger as FabricTensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+
+from tunelab.folder import write_atomic
+
+Scalar = float | int | str | bool
+
+
+def is_written(trainer: Trainer, step: int) -> bool:
+    """Whether the metrics of a step are written: every `log_every_n_steps` steps and at the end of each epoch.
+
+    Args:
+        trainer: Whose interval it is.
+        step: The optimizer step, counted from 1.
+    """
+    return step % trainer.log_every_n_steps == 0 or trainer.is_last_batch  # type: ignore[attr-defined]
+
+
+def write(trainer: Trainer, metrics: Mapping[str, float | Tensor], step: int) -> None:
+    """Writes metrics to every logger, with the epoch beside them.
+
+    Args:
+        trainer: Whose loggers.
+        metrics: Scalars by name.
+        step: Optimizer steps done.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step)  # type: ignore[dict-item]
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard events, straight in the run's folder, so that a run is called what its folder is called.
+
+    Args:
+        save_dir: The run's folder.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="", default_hp_metric=False)
+
+    def resume_from(self, step: int) -> None:
+        """Hides what an earlier part of the run wrote after this step, which will be written again."""
+        self._kwargs["purge_step"] = step + 1
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `log_knobs` writes them, with the objective beside them."""
+
+    def log_knobs(self, knobs: Mapping[str, Scalar]) -> None:
+        """Writes the run's row of the HParams tab; its metrics are the scalars of the same run.
+
+        Without the summary that lists one experiment's columns: TensorBoard reads that of an arbitrary run and hides
+        what only the others have, but without any it shows the columns of all runs.
+
+        Args:
+            knobs: Plain values by name.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        _, session_start, session_end = hparams(dict(knobs), {})
+        for summary in (session_start, session_end):
+            self.experiment._get_file_writer().add_summary(summary)
+
+    def save(self) -> None:
+        FabricTensorBoardLogger.save(self)  # without an hparams.yaml
+
+    def finalize(self, status: str) -> None:
+        self.experiment.flush()  # open still: the test score comes after the fit, into the same file
+
+    def close(self) -> None:
+        """Ends the file."""
+        self.experiment.close()
+
+
+class Csv(Logger):
+    """metrics.csv: a line per step at which something was written, a column per metric.
+
+    Args:
+        save_dir: The run's folder.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self._columns = ["step", "epoch"]
+        self._row: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        if self._row and self._row["step"] != step:
+            self.save()
+        self._row["step"] = step
+        for key, value in metrics.items():
+            self._row[key] = int(value) if key == "epoch" else float(value)
+
+    def save(self) -> None:
+        if not self._row:
+            return
+        row, self._row = self._row, {}
+        new = [key for key in row if key not in self._columns]
+        self._columns += new
+        if new or not self.path.exists():
+            self._rewrite([*self._rows(), row])
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def resume_from(self, step: int) -> None:
+        """Drops the lines of an earlier part of the run after this step, which will be written again."""
+        rows = self._rows()
+        if rows:
+            self._columns = list(rows[0])
+            self._rewrite([row for row in rows if int(row["step"]) <= step])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.path, text.getvalue())

@@ -1,0 +1,80 @@
+"""Convolutions for images."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from tunelab.config import ConfigError
+
+
+class CNN(nn.Sequential):
+    """Stages of convolution, normalization, activation and dropout; the mean over the image; a linear head.
+
+    Each stage but the first doubles the channels, up to `width`, and halves the image while it is larger than 2 pixels.
+
+    Args:
+        input_shape: (channels, height, width) of one image.
+        output_size: Values per image.
+        width: Channels of the last stage.
+        depth: Stages.
+        activation: Makes an activation.
+        kernel_size: Odd edge length of each convolution, in pixels; the padding keeps the image's size.
+        dropout: Share of the channels zeroed in training, in [0, 1).
+        normalization: none or batch.
+    """
+
+    kinds = ("image",)
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        output_size: int,
+        *,
+        width: int,
+        depth: int,
+        activation: Callable[[], nn.Module],
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+        normalization: str = "batch",
+    ) -> None:
+        if normalization == "layer":
+            raise ConfigError(
+                "`model.normalization` must be none or batch for the cnn, got layer. Try model.normalization=batch."
+            )
+        inputs, edge = input_shape[0], min(input_shape[1:])
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for number in range(1, depth + 1):
+            channels = max(4, width // 2 ** (depth - number))
+            halve = number > 1 and edge > 2
+            edge = (edge + 1) // 2 if halve else edge
+            layers[f"conv{number}"] = nn.Conv2d(
+                inputs,
+                channels,
+                kernel_size,
+                stride=2 if halve else 1,
+                padding=kernel_size // 2,
+                bias=normalization == "none",  # the norm has one
+            )
+            if normalization == "batch":
+                layers[f"norm{number}"] = nn.BatchNorm2d(channels)
+            layers[f"activation{number}"] = activation()
+            if dropout:
+                layers[f"dropout{number}"] = nn.Dropout2d(dropout)
+            inputs = channels
+        layers["pool"] = nn.AdaptiveAvgPool2d(1)
+        layers["flatten"] = nn.Flatten()
+        layers["head"] = nn.Linear(inputs, output_size)
+        super().__init__(layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Args:
+            images: Shape (batch, channels, height, width).
+
+        Returns:
+            Shape (batch, output_size).
+        """
+        outputs: Tensor = super().forward(images)
+        return outputs

@@ -1,0 +1,344 @@
+"""From a config to a result: builds data, task and trainer, fits, scores, records. The only caller of instantiate."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import signal
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.trainer.states import TrainerStatus
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from tunelab.callbacks import Objective, Progress, Throughput
+from tunelab.config import ConfigError, whitelist
+from tunelab.folder import write_atomic, write_json
+from tunelab.loggers import TensorBoard
+
+log = logging.getLogger("tunelab")
+
+PACKAGES = (
+    "tunelab",
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "scikit-learn",
+    "pandas",
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run was asked for, for its record.
+
+    Args:
+        command: What was typed.
+        overrides: Its choices and values, which compose the recipe again.
+        choices: The option of each group.
+    """
+
+    command: str
+    overrides: list[str]
+    choices: Mapping[str, Any]
+
+
+def build(node: Any, **keywords: Any) -> Any:
+    """Instantiates a config node, and only targets on the whitelist.
+
+    Raises:
+        ConfigError: If the part refuses its arguments.
+    """
+    from hydra.errors import InstantiationException
+
+    try:
+        return instantiate(node, **keywords, _convert_="all", _execution_whitelist_=whitelist())
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, ConfigError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        first, *_ = str(cause or error).splitlines()
+        key = str(error).rsplit("full_key: ", 1)[-1] if "full_key: " in str(error) else node.get("_target_", "")
+        raise ConfigError(f"`{key}` must be given arguments that it takes: {first}") from error
+
+
+def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | None = None) -> dict[str, Any]:
+    """Runs a recipe and leaves a complete folder behind.
+
+    Args:
+        cfg: A validated recipe.
+        folder: The run's folder, which exists.
+        start: How it was asked for.
+        checkpoint: Where to resume from; None to begin anew.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        ConfigError: If the data or the model does not allow it, before the first step.
+        SystemExit: With code 130 if the user interrupted it.
+    """
+    cfg = complete(cfg)
+    prepare_process(cfg)
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("`trainer=gpu` must have a GPU that PyTorch can use, but there is none. Try trainer=cpu.")
+    resumed = read_checkpoint(checkpoint, "resume") if checkpoint else None
+    if resumed and resumed["epoch"] + 1 >= cfg.epochs:
+        raise ConfigError(
+            f"`epochs` must be more than the {resumed['epoch'] + 1} that the run has behind it, got {cfg.epochs}. "
+            f"Try epochs={2 * cfg.epochs}."
+        )
+
+    data: LightningDataModule = build(cfg.data)
+    task: LightningModule = build(cfg.task)
+    objective = Objective(cfg.objective, cfg.objective_direction)
+    loggers = [build(logger, save_dir=str(folder))() for logger in cfg.logger.values()]
+    for logger in loggers:
+        if resumed and hasattr(logger, "resume_from"):
+            logger.resume_from(resumed["global_step"])
+    # the objective comes first: the callbacks after it may read what it found
+    throughput = Throughput()
+    callbacks: list[Callback] = [objective, throughput, Opening(cfg, start, folder)]
+    if cfg.trainer.enable_progress_bar:
+        callbacks.append(Progress(objective))
+    callbacks += [build(callback) for callback in cfg.callbacks.values()]
+    profiler = build(cfg.profiler)
+    if profiler is not None:
+        profiler.dirpath = folder
+    trainer: Trainer = build(
+        cfg.trainer, logger=loggers, callbacks=callbacks, profiler=profiler, default_root_dir=str(folder), **QUIET
+    )
+
+    record(folder, cfg, start)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        # Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if trainer.state.status != TrainerStatus.INTERRUPTED:
+            raise
+        write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
+        raise SystemExit(130) from None
+    result = summarise(trainer, task, objective, throughput)
+    if cfg.test:
+        result["test"] = score(trainer, task, data, best_checkpoint(trainer))
+    write_json(folder / "result.json", result)
+    for logger in loggers:
+        if hasattr(logger, "close"):
+            logger.close()
+    return result
+
+
+QUIET = {"num_sanity_val_steps": 0, "enable_model_summary": False}
+"""Our own opening line says what Lightning's summary would; a mistake in validation shows after one epoch."""
+
+
+def complete(cfg: DictConfig) -> DictConfig:
+    """A copy with every value that was left open filled in, so that the record is whole."""
+    cfg = cfg.copy()
+    with open_dict(cfg):
+        cfg.threads = cfg.threads or default_threads()
+        cfg.objective_direction = cfg.objective_direction or direction(cfg)
+        cfg.repeat = cfg.resume = None
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def direction(cfg: DictConfig) -> str:
+    """Whether to `minimize` or `maximize` the objective: what its metric says of itself.
+
+    Raises:
+        ConfigError: If it does not say.
+    """
+    name = cfg.objective.split("/")[-1]
+    if name == "loss":
+        return "minimize"
+    target = OmegaConf.select(cfg.task, f"metrics.{name}._target_")
+    higher = getattr(get_class(target), "higher_is_better", None) if target else None
+    if higher is None:
+        raise ConfigError(
+            f"`objective_direction` must be given for {cfg.objective}, which does not say whether more is better. "
+            "Write objective_direction=minimize or objective_direction=maximize."
+        )
+    return "maximize" if higher else "minimize"
+
+
+@cache
+def default_threads() -> int:
+    """The physical cores, or what OMP_NUM_THREADS says: what torch began with."""
+    return torch.get_num_threads()
+
+
+def prepare_process(cfg: DictConfig) -> None:
+    """Threads, seeds and determinism, which belong to the process and not to an object."""
+    torch.set_num_threads(cfg.threads)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    quiet_lightning()
+    seed_everything(cfg.seed, verbose=False)
+
+
+def quiet_lightning() -> None:
+    """One voice: Lightning's tips and its own handler off, and its warnings about what we do on purpose."""
+    logging.getLogger("lightning").handlers.clear()
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        "The number of training batches",  # fewer than the logging interval: we write at the end of each epoch too
+        "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own use of torch
+        ".*exists and is not empty",  # checkpoints of the run that is resumed
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
+    """A checkpoint's content, loaded without executing code.
+
+    Raises:
+        ConfigError: If it is not a whole checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"state_dict", "data_spec", "epoch", "global_step"} <= set(content):
+            raise ValueError("it was not written by a run of this framework")
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        others = sorted(str(p) for p in path.parent.glob("*.ckpt") if p != path)
+        remedy = f" Try {key}={others[0]}." if others else ""
+        raise ConfigError(f"`{key}` must be a whole checkpoint, got {path}: {reason}.{remedy}") from None
+    assert isinstance(content, dict)
+    return content
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """The checkpoint that the objective chose, or None for the weights as they are."""
+    callback = trainer.checkpoint_callback
+    return getattr(callback, "best_model_path", None) or None
+
+
+def score(
+    trainer: Trainer, task: LightningModule, data: LightningDataModule, checkpoint: str | None
+) -> dict[str, float] | None:
+    """The test metrics, or None if the data has no test part."""
+    if not has_examples(data, "test"):
+        return None
+    trainer.test(task, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def has_examples(data: LightningDataModule, part: str) -> bool:
+    """Whether the data has a validation or test part."""
+    loader = getattr(data, f"{part}_dataloader")()
+    return loader is not None and len(loader) > 0
+
+
+def summarise(trainer: Trainer, task: LightningModule, objective: Objective, throughput: Throughput) -> dict[str, Any]:
+    """What a run ended with, apart from its test score."""
+    return {
+        "status": "finished" if trainer.state.status == TrainerStatus.FINISHED else "interrupted",
+        "objective": {
+            "metric": objective.metric,
+            "direction": objective.direction,
+            "best": objective.best if objective.epoch else None,
+            "epoch": objective.epoch,
+        },
+        "test": None,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "seconds": round(throughput.seconds, 3),
+        "samples_per_second": round(throughput.samples / throughput.seconds) if throughput.samples else None,
+        "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+    }
+
+
+class Opening(Callback):
+    """Says what is about to run, in a line, and writes what only the built data and model know."""
+
+    def __init__(self, cfg: DictConfig, start: Start, folder: Path) -> None:
+        self.cfg, self.start, self.folder = cfg, start, folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        choices = self.start.choices
+        log.info(
+            "%s · %s %s, %s parameters · %s lr %g · %s epochs of %s steps · %s",
+            *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
+            *(choices.get("optimizer"), self.cfg.lr, self.cfg.epochs, trainer.num_training_batches),
+            f"{self.cfg.threads} threads" if pl_module.device.type == "cpu" else pl_module.device,
+        )
+        if trainer.is_global_zero:
+            spec = getattr(trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
+            if spec is not None:
+                write_json(self.folder / "data_spec.json", spec.to_json())
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoard):
+                    logger.log_knobs(knobs(self.cfg, self.start))
+
+
+def knobs(cfg: DictConfig, start: Start) -> dict[str, float | str | bool]:
+    """What distinguishes runs in a table: the options chosen, the dials, and the parts' own numbers."""
+    values: dict[str, Any] = {g: o for g, o in start.choices.items() if isinstance(o, str)}
+    values |= {g: ",".join(o) for g, o in start.choices.items() if isinstance(o, list) and o}
+    for key, value in cfg.items():
+        if not OmegaConf.is_config(value) and key not in ("repeat", "resume", "name"):
+            values[str(key)] = value
+    for part in ("size", "model", "optimizer", "scheduler", "regularization", "clipping"):
+        for key, value in _leaves(cfg[part], part):
+            if key.rsplit(".", 1)[-1] not in cfg:  # a dial, under another name
+                values[key] = value
+    return {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str))}
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, DictConfig):
+        for name, child in node.items():
+            if not str(name).startswith("_") and name not in ("activation", "monitor", "direction"):
+                yield from _leaves(child, f"{key}.{name!s}")
+    elif node is not None:
+        yield key, str(node) if OmegaConf.is_config(node) else node
+
+
+def record(folder: Path, cfg: DictConfig, start: Start) -> None:
+    """Writes config.yaml and run.json: all that it takes to run it again."""
+    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+    write_json(
+        folder / "run.json",
+        {
+            "command": start.command,
+            "overrides": start.overrides,
+            "choices": dict(start.choices),
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "seed": cfg.seed,
+            "threads": cfg.threads,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "machine": {
+                "platform": platform.platform(),
+                "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            },
+            "code": code_hash(),
+        },
+    )
+
+
+def code_hash() -> str:
+    """SHA-256 over the package's source files, in order of their paths."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,45 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_result(result: dict[str, Any], folder: Path) -> None:
+    """Prints what a run ended with and what to type next.
+
+    Args:
+        result: What result.json holds.
+        folder: The run's folder.
+    """
+    console = Console()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows(result):
+        table.add_row(name, value)
+    console.print()
+    console.print(table)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    # plain lines, however narrow the terminal: they are to be copied
+    print(f"run folder      {shown}")
+    print(f"look at it      tensorboard --logdir {shlex.quote(str(shown))}")
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The lines of the table, as (what, value)."""
+    objective = result["objective"]
+    metric = objective["metric"]
+    lines = []
+    if objective["best"] is not None:
+        lines.append((f"best {metric}", f"{objective['best']:.4f} in epoch {objective['epoch']} of {result['epochs']}"))
+    name = metric.split("/", 1)[-1]
+    for key, value in (result["test"] or {}).items():
+        if key == f"test/{name}" or (key == "test/loss" and name == "loss"):
+            lines.append((key, f"{value:.4f}"))
+    rate = f", {result['samples_per_second']:,} samples per second" if result["samples_per_second"] else ""
+    lines.append(("training", f"{result['seconds']:.1f} s, {result['steps']:,} steps{rate}"))
+    return lines

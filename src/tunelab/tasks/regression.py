@@ -1,0 +1,38 @@
+"""Which number belongs to an input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tunelab.config import ConfigError
+from tunelab.spec import DataSpec
+from tunelab.tasks.supervised import Batch, SupervisedTask
+
+
+class Regression(SupervisedTask):
+    """Predicts the standardised target, shape (batch,); losses are in its units, metrics in the target's own."""
+
+    def prepare_spec(self, spec: DataSpec) -> None:
+        if spec.class_names:
+            raise ConfigError(
+                f"`task` must fit the data, got regression for {len(spec.class_names)} classes. "
+                "Try task=classification loss=cross_entropy."
+            )
+
+    def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs, targets = batch
+        outputs = self(inputs).squeeze(1)  # (batch,): (batch, 1) against (batch,) would broadcast to (batch, batch)
+        return self.loss(outputs, targets), outputs
+
+    def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self._own_units(outputs), self._own_units(targets)
+
+    def predictions(self, outputs: Tensor) -> dict[str, Any]:
+        """The value, in the target's own units."""
+        return {"prediction": self._own_units(outputs.squeeze(1)).tolist()}
+
+    def _own_units(self, values: Tensor) -> Tensor:
+        assert self.spec is not None
+        return values * self.spec.target_std + self.spec.target_mean
