@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -101,31 +102,30 @@ def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) 
 
 
 def _unknown_key(key: str, raw: Any, known: dict[str, list[str]]) -> Iterator[str]:
-    node, parents = raw, ""
+    """The sentence for a key that the composed config has not, or nothing."""
+    node, parent = raw, ""
     for step in key.split("."):
         if isinstance(node, str) and node.startswith("${"):
-            source = node[2:-1]
-            yield f"`{key}` must be set where it stands, got a copy. Write {source}{key[len(parents) - 1 :]} instead."
+            yield f"`{key}` must be set where it stands, not in a copy. Write {node[2:-1]}{key[len(parent) :]} instead."
             return
         if not isinstance(node, dict) or step not in node:
-            names = list(node) if isinstance(node, dict) else []
-            here = [f"{parents}{name}" for name in names if not str(name).startswith("_")]
-            where = f" of {parents[:-1]}" if parents else ""
-            candidates = here if parents else [*here, *known]
-            listing = f" It has {', '.join(name[len(parents) :] for name in here)}." if parents and here else ""
-            meant = did_you_mean(f"{parents}{step}", candidates) or _elsewhere(step, raw) or listing
-            yield f"`{key}` must be a key{where or ' of the recipe'}, got {step}.{meant} To add a key, write +{key}=…"
+            prefix = f"{parent}." if parent else ""
+            here = [str(name) for name in node if not str(name).startswith("_")] if isinstance(node, dict) else []
+            elsewhere = [] if parent else _homes(step, raw)
+            close = get_close_matches(step, list(dict.fromkeys(here if parent else [*here, *known])), n=3)
+            if meant := elsewhere or [f"{prefix}{name}" for name in close]:
+                remedy = f" Did you mean {' or '.join(meant)}?"
+            else:
+                remedy = f" It has {', '.join(here)}." if parent and here else " See --help for what there is."
+            yield f"`{key}` must be a key of {parent or 'the recipe'}, got {step}.{remedy}"
             return
-        node = node[step]
-        parents += f"{step}."
+        node, parent = node[step], f"{parent}.{step}" if parent else step
 
 
-def _elsewhere(step: str, raw: dict[str, Any]) -> str:
-    """`betas` alone probably means `optimizer.betas`."""
-    homes = [
-        f"{part}.{step}" for part, node in raw.items() if part != "hydra" and isinstance(node, dict) and step in node
-    ]
-    return f" Did you mean {' or '.join(homes)}?" if homes else ""
+def _homes(step: str, raw: dict[str, Any]) -> list[str]:
+    """Where a key stands: `betas` alone probably means `optimizer.betas`."""
+    parts = {part: node for part, node in raw.items() if part != "hydra" and isinstance(node, dict)}
+    return [f"{part}.{step}" for part, node in parts.items() if step in node]
 
 
 def help_text(loader: ConfigLoader, config_name: str, arguments: list[str]) -> str:

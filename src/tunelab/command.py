@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -255,6 +256,8 @@ def train_job(cfg: DictConfig) -> float | None:
         if not multirun and not (folder / "checkpoints").exists():
             logging.shutdown()
             shutil.rmtree(folder)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # of this name, unless it has other runs
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
@@ -60,7 +61,7 @@ class ConfigError(Exception):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence with the closest known words, or an empty string."""
-    close = get_close_matches(word, list(known), n=3, cutoff=0.6)
+    close = get_close_matches(word, list(dict.fromkeys(known)), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -194,6 +195,9 @@ class Recipe(BaseModel):
 READ_BY_RUN = {"name", "seed", "threads", "objective", "objective_direction", "test", "repeat", "resume", "epochs"}
 """Dials that the run itself reads; every other one must be read by a chosen part."""
 
+READERS = {"label_smoothing": "loss=cross_entropy", "dropout": "model=mlp", "weight_decay": "optimizer=adamw"}
+"""Where dials that not every part reads belong, for the message."""
+
 OFF_AT_ZERO = {"weight_decay", "dropout", "label_smoothing", "warmup_steps", "warmup_fraction"}
 """Dials that an option may set too (`regularization=dropout`): turned up, they must be read, whoever set them."""
 
@@ -233,10 +237,10 @@ def logged_metrics(values: dict[str, Any]) -> list[str]:
 
 
 RULES = {
-    "greater_than": "be greater than {gt}",
-    "greater_than_equal": "be at least {ge}",
-    "less_than": "be less than {lt}",
-    "less_than_equal": "be at most {le}",
+    "greater_than": "be greater than {gt:g}",
+    "greater_than_equal": "be at least {ge:g}",
+    "less_than": "be less than {lt:g}",
+    "less_than_equal": "be at most {le:g}",
     "finite_number": "be a finite number",
     "int_type": "be a whole number",
     "float_type": "be a number",
@@ -266,8 +270,6 @@ def _range_mistakes(values: dict[str, Any]) -> Iterator[str]:
             rules = dict.fromkeys(
                 RULES.get(detail["type"], detail["msg"]).format(**detail.get("ctx", {})) for detail, _ in found
             )
-            if any(detail["type"] == "literal_error" for detail, _ in found):
-                rules.pop("be a whole number", None)
             name = ".".join(key)
             if found[0][0]["type"] == "missing":
                 yield f"`{name}` must be given. Choose one: --help lists what there is."
@@ -333,7 +335,7 @@ def _unread_keys(raw: dict[str, Any], user_keys: Iterable[str]) -> Iterator[str]
         if (key in typed and not isinstance(raw[key], dict)) or (key in OFF_AT_ZERO and raw[key]):
             yield (
                 f"`{key}` must be read by a chosen part, got {key}={show(raw[key])}, but none of them reads it. "
-                f"Leave it out, or choose a part that has ${{{key}}}."
+                f"Leave it out, or choose {READERS.get(key, f'a part whose file has ${{{key}}}')}."
             )
 
 
@@ -359,9 +361,11 @@ def _untrusted_targets(values: dict[str, Any]) -> Iterator[str]:
                 continue  # the task repeats the parts that it uses
             seen.add(target)
             package = target.split(".")[0]
-            yield (
-                f"`{key}._target_` must be in a trusted package, got {target}. If {package} is your own, say "
-                f'tunelab.main(trust=["{package}"]) in its train.py or set TUNELAB_TRUST={package}.'
+            yield f"`{key}._target_` must be in a trusted package, got {target}. " + (
+                "Configs build tunelab's parts, torch.optim.*, torch.nn.*, torchmetrics.* and Lightning's callbacks."
+                if package in {*sys.stdlib_module_names, *(trusted.split(".")[0] for trusted in WHITELIST)}
+                else f'If {package} is your own, say tunelab.main(trust=["{package}"]) in its train.py '
+                f"or set TUNELAB_TRUST={package}."
             )
 
 

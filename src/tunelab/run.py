@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -121,7 +122,13 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     if profiler is not None:
         profiler.dirpath = folder
     trainer: Trainer = build(
-        cfg.trainer, logger=loggers, callbacks=callbacks, profiler=profiler, default_root_dir=str(folder), **QUIET
+        cfg.trainer,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        profiler=profiler,
+        default_root_dir=str(folder),
+        **QUIET,
     )
 
     record(folder, cfg, start)
@@ -258,6 +265,7 @@ def summarise(trainer: Trainer, task: LightningModule, objective: Objective, thr
         },
         "test": None,
         "epochs": trainer.current_epoch,
+        "epochs_asked": trainer.max_epochs,
         "steps": trainer.global_step,
         "seconds": round(throughput.seconds, 3),
         "samples_per_second": round(throughput.samples / throughput.seconds) if throughput.samples else None,

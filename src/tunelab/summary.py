@@ -35,7 +35,10 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     metric = objective["metric"]
     lines = []
     if objective["best"] is not None:
-        lines.append((f"best {metric}", f"{objective['best']:.4f} in epoch {objective['epoch']} of {result['epochs']}"))
+        early = f", stopped early of {result['epochs_asked']}" if result["epochs"] < result["epochs_asked"] else ""
+        lines.append(
+            (f"best {metric}", f"{objective['best']:.4f} in epoch {objective['epoch']} of {result['epochs']}{early}")
+        )
     name = metric.split("/", 1)[-1]
     for key, value in (result["test"] or {}).items():
         if key == f"test/{name}" or (key == "test/loss" and name == "loss"):

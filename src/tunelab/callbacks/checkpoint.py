@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+
+from tunelab.callbacks.objective import Objective
 
 
-class Checkpoint(ModelCheckpoint):
-    """After each epoch: `checkpoints/best.ckpt` if the metric improved, and `checkpoints/last.ckpt` to resume from.
+class Checkpoint(LightningCheckpoint):
+    """Writes `checkpoints/last.ckpt` and, when the objective has improved, `checkpoints/best.ckpt`.
+
+    At the end of an epoch, after its validation and every other callback, so that the state is that of a whole epoch.
+    (Lightning's own ModelCheckpoint writes its last.ckpt only when the metric improves.) Each file is written aside
+    and renamed: a kill leaves the former one.
 
     Args:
-        monitor: The metric that decides.
-        direction: Whether to `minimize` or `maximize` it.
+        every_epochs: Epochs between two checkpoints; the last epoch always leaves one.
     """
 
-    def __init__(self, monitor: str, direction: str) -> None:
-        super().__init__(
-            monitor=monitor,
-            mode=direction[:3],
-            filename="best",
-            save_last=True,
-            save_top_k=1,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-            # after the validation of the epoch and after every other callback: the state is that of a whole epoch
-            save_on_train_epoch_end=True,
-        )
+    def __init__(self, every_epochs: int = 1) -> None:
+        self.every_epochs = every_epochs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        super().setup(trainer, pl_module, stage)
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+
+    @property
+    def best_model_path(self) -> str:
+        """The checkpoint that the objective chose; empty before the first."""
+        path = self.folder / "best.ckpt"
+        return str(path) if path.is_file() else ""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        objective = next((c for c in trainer.callbacks if isinstance(c, Objective)), None)
+        # without validations the newest state is the best that is known
+        improved = objective is None or objective.epoch in (None, epoch)
+        due = epoch % self.every_epochs == 0 or epoch == trainer.max_epochs or trainer.should_stop
+        if not improved and not due:
+            return
+        for logger in trainer.loggers:
+            logger.save()  # so that a resume from here finds every line before it
+        last, aside = self.folder / "last.ckpt", self.folder / ".aside.ckpt"
+        trainer.save_checkpoint(aside)
+        if trainer.is_global_zero:
+            aside.replace(last)
+            if improved:
+                aside.unlink(missing_ok=True)
+                _link(last, aside)
+                aside.replace(self.folder / "best.ckpt")
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for the file, or a copy where the file system has no such thing."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)

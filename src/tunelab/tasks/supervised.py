@@ -184,7 +184,7 @@ class SupervisedTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
-        scheduler = self.lr_schedulers() if not self.trainer.sanity_checking and self.trainer.training else None
+        scheduler = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
         if isinstance(scheduler, Plateau):
             value = self.trainer.callback_metrics.get(scheduler.monitor)
             if value is None:
