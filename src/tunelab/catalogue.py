@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from tunelab.config import ConfigError, did_you_mean, plain, show
+from tunelab.config import MEMBER_GROUPS, ConfigError, did_you_mean, plain, show
 
 
 def groups(loader: ConfigLoader, parent: str = "") -> dict[str, list[str]]:
@@ -70,6 +70,21 @@ def chosen(override: Override) -> list[str]:
     else:
         values = value if isinstance(value, list) else [value]
     return [str(v) for v in values if v is not None]
+
+
+def refuse_list(override: Override) -> None:
+    """Refuses several options of a group that takes one.
+
+    Raises:
+        ConfigError: Naming the groups that take several.
+    """
+    value = override.value()
+    if isinstance(value, list) and override.key_or_group not in MEMBER_GROUPS:
+        raise ConfigError(
+            f"`{override.key_or_group}` must be one option, got {len(value)}. "
+            f"Only {', '.join(MEMBER_GROUPS)} take several. To run each, write "
+            f"-m {override.key_or_group}={','.join(map(str, value))}."
+        )
 
 
 def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) -> Iterator[str]:

@@ -26,15 +26,13 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tunelab import catalogue, conf_folder
-from tunelab.config import ConfigError, validate, whitelist
+from tunelab.config import MEMBER_GROUPS, ConfigError, validate, whitelist
 from tunelab.folder import RunFolder, claim
 
 log = logging.getLogger("tunelab")
 
 PATH_KEYS = ("repeat", "resume", "run", "input", "output")
 RESUME_MAY_CHANGE = ("epochs", "threads", "callbacks", "logger", "trainer")
-MEMBER_GROUPS = ("regularization", "callbacks", "logger")
-
 TYPED = shlex.join(["python", *sys.argv] if sys.argv[0].endswith(".py") else [Path(sys.argv[0]).name, *sys.argv[1:]])
 """The command as it was typed, before we tell Hydra more."""
 
@@ -110,15 +108,14 @@ def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> N
         folder = Path(flags.config_path).resolve()
     if not folder.is_dir():
         raise CommandLineError(f"`config_path` must be a folder, got {folder}.")
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise CommandLineError(f"`--config-dir` must be a folder, got {flags.config_dir}, which is none.")
     extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []
     name = flags.config_name or config_name
     with initialize_config_dir(str(folder), job_name=name):
-        try:
-            overrides = catalogue.parse(flags.overrides)
-        except ConfigError as error:
-            raise CommandLineError(*error.mistakes) from None
+        overrides = _typed_overrides(flags.overrides)
         if flags.help:
-            print(catalogue.help_text(_loader(), name, [*flags.overrides, *extra]))
+            print(catalogue.help_text(_loader(), name, [*(str(o.input_line) for o in overrides), *extra]))
             sys.exit()
         if not flags.multirun:
             _refuse_sweeps(overrides)
@@ -137,6 +134,23 @@ def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> N
         finally:
             HydraConfig.instance().cfg = None
     sys.argv[1:1] = added
+
+
+def _typed_overrides(arguments: list[str]) -> list[Override]:
+    """The overrides of the command line; `group=null` becomes the deletion that Hydra has for it, in sys.argv too."""
+    try:
+        overrides = catalogue.parse(arguments)
+        known = catalogue.groups(_loader())
+        for position, override in enumerate(overrides):
+            if catalogue.is_group(override, known):
+                catalogue.refuse_list(override)
+                if override.value() is None and not override.is_delete():
+                    left_out = f"~{override.key_or_group}"
+                    sys.argv[sys.argv.index(str(override.input_line))] = left_out
+                    overrides[position] = catalogue.parse([left_out])[0]
+    except ConfigError as error:
+        raise CommandLineError(*error.mistakes) from None
+    return overrides
 
 
 def _loader() -> Any:
@@ -209,7 +223,8 @@ def _check_experiment_lr(config_name: str, overrides: list[Override], arguments:
         return
     kept = [a for a in arguments if a != typed["optimizer"].input_line]
     tuned_for = _compose(config_name, kept, overrides).hydra.runtime.choices.optimizer
-    own_lr = _compose(config_name, [*arguments, "experiment=null"], overrides).lr
+    plain = [a for a in arguments if a != typed["experiment"].input_line] if "experiment" in typed else arguments
+    own_lr = _compose(config_name, plain, overrides).lr
     optimizer = typed["optimizer"].value()
     if tuned_for != optimizer and cfg.lr != own_lr:
         raise ConfigError(

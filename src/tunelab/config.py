@@ -33,6 +33,9 @@ WHITELIST = (
 )
 """The targets that a config may build. Narrow on purpose: `torch.*` would let it run torch.load or torch.hub.load."""
 
+MEMBER_GROUPS = ("regularization", "callbacks", "logger")
+"""The groups of which several options are chosen at once."""
+
 TASK_LOSSES = {
     "tunelab.tasks.Classification": {"tunelab.losses.CrossEntropy": "cross_entropy"},
     "tunelab.tasks.Regression": {

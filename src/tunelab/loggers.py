@@ -54,6 +54,10 @@ class TensorBoard(TensorBoardLogger):
         """Hides what an earlier part of the run wrote after this step, which will be written again."""
         self._kwargs["purge_step"] = step + 1
 
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        # the epoch belongs to a line of the csv; as a curve it would only be a diagonal beside the real ones
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `log_knobs` writes them, with the objective beside them."""
 

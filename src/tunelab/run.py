@@ -306,7 +306,8 @@ def knobs(cfg: DictConfig, start: Start) -> dict[str, float | str | bool]:
             values[str(key)] = value
     for part in ("size", "model", "optimizer", "scheduler", "regularization", "clipping"):
         for key, value in _leaves(cfg[part], part):
-            if key.rsplit(".", 1)[-1] not in cfg:  # a dial, under another name
+            name = key.rsplit(".", 1)[-1]
+            if name not in cfg and (part == "size" or name not in cfg.size):  # or it would stand there twice
                 values[key] = value
     return {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str))}
 

@@ -107,7 +107,7 @@ def cosine(
         Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5, without restarts.
     """
     warmup = warmup_length(total_steps, warmup_steps, warmup_fraction)
-    floor = eta_min / optimizer.defaults["lr"]
+    floor: float = eta_min / optimizer.defaults["lr"]
 
     def factor(t: int) -> float:
         progress = min(1.0, max(0, t - warmup) / (total_steps - warmup))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from tunelab.callbacks.objective import Objective
@@ -36,7 +36,8 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        objective = next((c for c in trainer.callbacks if isinstance(c, Objective)), None)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        objective = next((c for c in callbacks if isinstance(c, Objective)), None)
         # without validations the newest state is the best that is known
         improved = objective is None or objective.epoch in (None, epoch)
         due = epoch % self.every_epochs == 0 or epoch == trainer.max_epochs or trainer.should_stop

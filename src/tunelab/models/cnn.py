@@ -11,15 +11,15 @@ from tunelab.config import ConfigError
 
 
 class CNN(nn.Sequential):
-    """Stages of convolution, normalization, activation and dropout; the mean over the image; a linear head.
+    """A stem and stages, each a convolution with normalization, activation and dropout; image mean; linear head.
 
-    Each stage but the first doubles the channels, up to `width`, and halves the image while it is larger than 2 pixels.
+    Each stage doubles the channels, up to `width`, and halves the image while it is larger than 2 pixels.
 
     Args:
         input_shape: (channels, height, width) of one image.
         output_size: Values per image.
         width: Channels of the last stage.
-        depth: Stages.
+        depth: Stages after the stem.
         activation: Makes an activation.
         kernel_size: Odd edge length of each convolution, in pixels; the padding keeps the image's size.
         dropout: Share of the channels zeroed in training, in [0, 1).
@@ -46,9 +46,9 @@ class CNN(nn.Sequential):
             )
         inputs, edge = input_shape[0], min(input_shape[1:])
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for number in range(1, depth + 1):
+        for number in range(depth + 1):
             channels = max(4, width // 2 ** (depth - number))
-            halve = number > 1 and edge > 2
+            halve = number > 0 and edge > 2
             edge = (edge + 1) // 2 if halve else edge
             layers[f"conv{number}"] = nn.Conv2d(
                 inputs,
