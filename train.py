@@ -1,6 +1,11 @@
 """Train one model, or with -m several: python train.py optimizer=adamw lr=3e-4"""
 
-from tunelab.command import main
+import sys
+
+try:
+    from tunelab.command import main
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is not installed in this Python. Type `make train`, or first: . .venv/bin/activate")
 
 if __name__ == "__main__":
     main()

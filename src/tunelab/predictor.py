@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
+from tunelab.checkpoints import read_checkpoint
 from tunelab.config import ConfigError, did_you_mean, validate_targets
 from tunelab.folder import RunFolder
-from tunelab.run import build, has_examples, prepare_process, read_checkpoint
+from tunelab.run import build, has_examples, prepare_process
 from tunelab.spec import DataSpec
 from tunelab.tasks.supervised import SupervisedTask, check_weights
 

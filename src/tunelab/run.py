@@ -23,6 +23,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tunelab.callbacks import Objective, Progress, Throughput
+from tunelab.checkpoints import AtomicCheckpointIO, read_checkpoint
 from tunelab.config import ConfigError, whitelist
 from tunelab.folder import write_atomic, write_json
 from tunelab.loggers import TensorBoard
@@ -102,7 +103,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     if resumed and resumed["epoch"] + 1 >= cfg.epochs:
         raise ConfigError(
             f"`epochs` must be more than the {resumed['epoch'] + 1} that the run has behind it, got {cfg.epochs}. "
-            f"Try epochs={2 * cfg.epochs}."
+            f"Try epochs={2 * (resumed['epoch'] + 1)}."
         )
 
     data: LightningDataModule = build(cfg.data)
@@ -127,6 +128,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
         callbacks=callbacks,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         profiler=profiler,
+        plugins=AtomicCheckpointIO(),
         default_root_dir=str(folder),
         **QUIET,
     )
@@ -210,25 +212,6 @@ def quiet_lightning() -> None:
         ".*exists and is not empty",  # checkpoints of the run that is resumed
     ):
         warnings.filterwarnings("ignore", message)
-
-
-def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
-    """A checkpoint's content, loaded without executing code.
-
-    Raises:
-        ConfigError: If it is not a whole checkpoint.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"state_dict", "data_spec", "epoch", "global_step"} <= set(content):
-            raise ValueError("it was not written by a run of this framework")
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        others = sorted(str(p) for p in path.parent.glob("*.ckpt") if p != path)
-        remedy = f" Try {key}={others[0]}." if others else ""
-        raise ConfigError(f"`{key}` must be a whole checkpoint, got {path}: {reason}.{remedy}") from None
-    assert isinstance(content, dict)
-    return content
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:

@@ -15,8 +15,7 @@ class Checkpoint(LightningCheckpoint):
     """Writes `checkpoints/last.ckpt` and, when the objective has improved, `checkpoints/best.ckpt`.
 
     At the end of an epoch, after its validation and every other callback, so that the state is that of a whole epoch.
-    (Lightning's own ModelCheckpoint writes its last.ckpt only when the metric improves.) Each file is written aside
-    and renamed: a kill leaves the former one.
+    (Lightning's own ModelCheckpoint writes its last.ckpt only when the metric improves.)
 
     Args:
         every_epochs: Epochs between two checkpoints; the last epoch always leaves one.
@@ -45,19 +44,18 @@ class Checkpoint(LightningCheckpoint):
             return
         for logger in trainer.loggers:
             logger.save()  # so that a resume from here finds every line before it
-        last, aside = self.folder / "last.ckpt", self.folder / ".aside.ckpt"
-        trainer.save_checkpoint(aside)
-        if trainer.is_global_zero:
-            aside.replace(last)
-            if improved:
-                aside.unlink(missing_ok=True)
-                _link(last, aside)
-                aside.replace(self.folder / "best.ckpt")
+        last = self.folder / "last.ckpt"
+        trainer.save_checkpoint(last)
+        if improved and trainer.is_global_zero:
+            _replace(self.folder / "best.ckpt", by=last)
 
 
-def _link(source: Path, target: Path) -> None:
-    """A second name for the file, or a copy where the file system has no such thing."""
+def _replace(target: Path, by: Path) -> None:
+    """Makes a file a second name of another, or a copy of it where the file system has no such thing."""
+    aside = target.with_name(f".{target.name}.aside")
+    aside.unlink(missing_ok=True)
     try:
-        target.hardlink_to(source)
+        aside.hardlink_to(by)
     except OSError:
-        shutil.copyfile(source, target)
+        shutil.copyfile(by, aside)
+    aside.replace(target)
