@@ -13,7 +13,8 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from tunelab.config import MEMBER_GROUPS, ConfigError, did_you_mean, plain, show
+from tunelab.config import MEMBER_GROUPS, plain
+from tunelab.errors import ConfigError, did_you_mean, show
 
 
 def groups(loader: ConfigLoader, parent: str = "") -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from tunelab.config import ConfigError
+from tunelab.errors import ConfigError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

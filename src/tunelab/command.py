@@ -26,8 +26,10 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tunelab import catalogue, conf_folder
-from tunelab.config import MEMBER_GROUPS, ConfigError, validate, whitelist
+from tunelab.config import MEMBER_GROUPS, validate
+from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder, claim
+from tunelab.whitelist import whitelist
 
 log = logging.getLogger("tunelab")
 
@@ -131,7 +133,8 @@ def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> N
             recipe = cfg.copy()
             with open_dict(recipe):
                 del recipe["hydra"]
-            check(recipe, [o.key_or_group for o in overrides])
+            if not flags.multirun:  # whose jobs are checked one by one, as they are composed
+                check(recipe, [o.key_or_group for o in overrides])
             if claims and not flags.multirun and not flags.cfg:
                 added = [*added, f"hydra.run.dir={_quoted(_run_folder(cfg, overrides))}"]
         finally:
@@ -263,7 +266,7 @@ def train_job(cfg: DictConfig) -> float | None:
     try:
         recipe, start, checkpoint = _recipe(cfg)
         if multirun:
-            validate(recipe)
+            validate(recipe, [o.key_or_group for o in catalogue.parse(list(job.overrides.task))])
             with open_dict(recipe):
                 recipe.test = False  # the test set is never used to choose among runs
         from tunelab.run import train
@@ -290,7 +293,7 @@ def train_job(cfg: DictConfig) -> float | None:
 
 def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
     """The config to run, how it was asked for, and the checkpoint to begin from."""
-    from tunelab.run import Start
+    from tunelab.record import Start
 
     job = HydraConfig.get()
     choices = {str(g): option for g, option in job.runtime.choices.items() if not str(g).startswith("hydra/")}

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tunelab.config import ConfigError
+from tunelab.errors import ConfigError
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -81,11 +82,12 @@ def gain(activation: nn.Module) -> float:
     Args:
         activation: Any elementwise activation; one that mixes features (softmax) has gain 1.
     """
+    activation = copy.deepcopy(activation).double()  # the caller's stays as it is
     if not _is_elementwise(activation):
         return 1.0
     z, density = _normal_grid()
     with torch.no_grad():
-        mean_square = (activation.double()(z) ** 2 * density).sum() / density.sum()
+        mean_square = (activation(z) ** 2 * density).sum() / density.sum()
     return 1 / math.sqrt(float(mean_square))
 
 
@@ -98,7 +100,7 @@ def _normal_grid() -> tuple[Tensor, Tensor]:
 def _is_elementwise(activation: nn.Module) -> bool:
     probe = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
     with torch.no_grad():
-        whole = activation.double()(probe)
+        whole = activation(probe)
         parts = torch.cat([activation(probe[:, i : i + 1]) for i in range(3)], dim=1)
     return torch.allclose(whole, parts)
 

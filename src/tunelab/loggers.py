@@ -41,14 +41,16 @@ def write(trainer: Trainer, metrics: Mapping[str, float | Tensor], step: int) ->
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard events, straight in the run's folder, so that a run is called what its folder is called.
+    """TensorBoard events, in `tensorboard/` of the run's folder.
+
+    Not in the folder itself: opened alone, TensorBoard would call the run "." and find no metrics for its HParams row.
 
     Args:
         save_dir: The run's folder.
     """
 
     def __init__(self, save_dir: str) -> None:
-        super().__init__(save_dir, name="", version="", default_hp_metric=False)
+        super().__init__(save_dir, name="", version="tensorboard", default_hp_metric=False)
 
     def resume_from(self, step: int) -> None:
         """Hides what an earlier part of the run wrote after this step, which will be written again."""
@@ -99,6 +101,7 @@ class Csv(Logger):
         self.path = Path(save_dir) / "metrics.csv"
         self._columns = ["step", "epoch"]
         self._row: dict[str, Any] = {}
+        self._saved: dict[str, Any] = {}  # the last line of the file, if this logger wrote it
 
     @property
     def name(self) -> str:
@@ -124,8 +127,12 @@ class Csv(Logger):
         row, self._row = self._row, {}
         new = [key for key in row if key not in self._columns]
         self._columns += new
-        if new or not self.path.exists():
-            self._rewrite([*self._rows(), row])
+        # a save in the middle of a step, as before a checkpoint, must not end its line
+        joined = self._saved if self._saved.get("step") == row["step"] else {}
+        self._saved = {**joined, **row} | {key: joined[key] for key in ("epoch",) if key in joined}
+        if new or joined or not self.path.exists():
+            rows = self._rows()
+            self._rewrite([*(rows[:-1] if joined else rows), self._saved])
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from tunelab.checkpoints import read_checkpoint
-from tunelab.config import ConfigError, did_you_mean, validate_targets
+from tunelab.config import validate_targets
+from tunelab.errors import ConfigError, did_you_mean
 from tunelab.folder import RunFolder
 from tunelab.run import build, has_examples, prepare_process
 from tunelab.spec import DataSpec

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +13,19 @@ import torch
 from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tunelab.callbacks import Objective, Progress, Throughput
 from tunelab.checkpoints import AtomicCheckpointIO, read_checkpoint
-from tunelab.config import ConfigError, whitelist
-from tunelab.folder import write_atomic, write_json
+from tunelab.errors import ConfigError
+from tunelab.folder import write_json
 from tunelab.loggers import TensorBoard
+from tunelab.record import Start, knobs, record
+from tunelab.whitelist import whitelist
 
 log = logging.getLogger("tunelab")
-
-PACKAGES = (
-    "tunelab",
-    "torch",
-    "lightning",
-    "torchmetrics",
-    "hydra-core",
-    "omegaconf",
-    "numpy",
-    "scikit-learn",
-    "pandas",
-)
-
-
-@dataclass(frozen=True)
-class Start:
-    """How a run was asked for, for its record.
-
-    Args:
-        command: What was typed.
-        overrides: Its choices and values, which compose the recipe again.
-        choices: The option of each group.
-    """
-
-    command: str
-    overrides: list[str]
-    choices: Mapping[str, Any]
 
 
 def build(node: Any, **keywords: Any) -> Any:
@@ -145,6 +115,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
         raise SystemExit(130) from None
     result = summarise(trainer, task, objective, throughput)
     if cfg.test:
+        trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # what was asked about is the fit
         result["test"] = score(trainer, task, data, best_checkpoint(trainer))
     write_json(folder / "result.json", result)
     for logger in loggers:
@@ -209,6 +180,7 @@ def quiet_lightning() -> None:
     for message in (
         "The number of training batches",  # fewer than the logging interval: we write at the end of each epoch too
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own use of torch
+        "Total length of `list` across ranks is zero",  # data without a validation part
         ".*exists and is not empty",  # checkpoints of the run that is resumed
     ):
         warnings.filterwarnings("ignore", message)
@@ -246,6 +218,7 @@ def summarise(trainer: Trainer, task: LightningModule, objective: Objective, thr
             "best": objective.best if objective.epoch else None,
             "epoch": objective.epoch,
         },
+        "train_loss": getattr(task, "last_train_loss", None),
         "test": None,
         "epochs": trainer.current_epoch,
         "epochs_asked": trainer.max_epochs,
@@ -278,59 +251,3 @@ class Opening(Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoard):
                     logger.log_knobs(knobs(self.cfg, self.start))
-
-
-def knobs(cfg: DictConfig, start: Start) -> dict[str, float | str | bool]:
-    """What distinguishes runs in a table: the options chosen, the dials, and the parts' own numbers."""
-    values: dict[str, Any] = {g: o for g, o in start.choices.items() if isinstance(o, str)}
-    values |= {g: ",".join(o) for g, o in start.choices.items() if isinstance(o, list) and o}
-    for key, value in cfg.items():
-        if not OmegaConf.is_config(value) and key not in ("repeat", "resume", "name"):
-            values[str(key)] = value
-    for part in ("size", "model", "optimizer", "scheduler", "regularization", "clipping"):
-        for key, value in _leaves(cfg[part], part):
-            name = key.rsplit(".", 1)[-1]
-            if name not in cfg and (part == "size" or name not in cfg.size):  # or it would stand there twice
-                values[key] = value
-    return {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str))}
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, DictConfig):
-        for name, child in node.items():
-            if not str(name).startswith("_") and name not in ("activation", "monitor", "direction"):
-                yield from _leaves(child, f"{key}.{name!s}")
-    elif node is not None:
-        yield key, str(node) if OmegaConf.is_config(node) else node
-
-
-def record(folder: Path, cfg: DictConfig, start: Start) -> None:
-    """Writes config.yaml and run.json: all that it takes to run it again."""
-    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(cfg))
-    write_json(
-        folder / "run.json",
-        {
-            "command": start.command,
-            "overrides": start.overrides,
-            "choices": dict(start.choices),
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "seed": cfg.seed,
-            "threads": cfg.threads,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-            "machine": {
-                "platform": platform.platform(),
-                "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            },
-            "code": code_hash(),
-        },
-    )
-
-
-def code_hash() -> str:
-    """SHA-256 over the package's source files, in order of their paths."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
-    return digest.hexdigest()

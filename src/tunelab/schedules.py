@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from tunelab.config import ConfigError
+from tunelab.errors import ConfigError
 
 Factor = Callable[[int], float]
 
@@ -155,6 +155,7 @@ class Plateau(LambdaLR):
             mode="max" if direction == "maximize" else "min",
             factor=factor,
             patience=patience,
+            threshold=0.0,  # torch's own asks for an improvement by a share, which below zero is a fall
         )
         super().__init__(optimizer, lambda t: ramp(t, warmup) * self._unit.param_groups[0]["lr"])
 

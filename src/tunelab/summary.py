@@ -26,7 +26,8 @@ def show_result(result: dict[str, Any], folder: Path) -> None:
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     # plain lines, however narrow the terminal: they are to be copied
     print(f"run folder      {shown}")
-    print(f"look at it      tensorboard --logdir {shlex.quote(str(shown))}")
+    if (folder / "tensorboard").is_dir():
+        print(f"look at it      tensorboard --logdir {shlex.quote(str(shown))}")
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -43,6 +44,8 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     for key, value in (result["test"] or {}).items():
         if key == f"test/{name}" or (key == "test/loss" and name == "loss"):
             lines.append((key, f"{value:.4f}"))
+    if result["train_loss"] is not None:
+        lines.append(("last train/loss", f"{result['train_loss']:.4g}"))
     rate = f", {result['samples_per_second']:,} samples per second" if result["samples_per_second"] else ""
     lines.append(("training", f"{result['seconds']:.1f} s, {result['steps']:,} steps{rate}"))
     return lines

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from tunelab.config import ConfigError, did_you_mean
+from tunelab.errors import ConfigError, did_you_mean
 from tunelab.loggers import write
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch.profilers import PyTorchProfiler
 
 
 class TorchProfiler(PyTorchProfiler):
-    """PyTorch's profiler: `profile-*.txt` has the top operations, the `.json` trace opens in Perfetto.
+    """PyTorch's profiler on a few training steps: `fit-profile.txt` has the top operations, Perfetto opens the `.json`.
 
     Args:
         filename: Beginning of the files' names, in the run folder.
@@ -20,6 +20,8 @@ class TorchProfiler(PyTorchProfiler):
         profile_memory: Whether to count what each operation allocates.
         with_stack: Whether to note the line of Python that called each operation. Slow.
     """
+
+    STEP_FUNCTIONS = {"training_step"}  # Lightning's begins anew at each validation and keeps only that
 
     def __init__(self, filename: str, wait: int, warmup: int, active: int, **kwargs: Any) -> None:
         schedule = torch.profiler.schedule(wait=wait, warmup=warmup, active=active, repeat=1)

@@ -9,8 +9,8 @@ import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 
-from tunelab.config import ConfigError
 from tunelab.data.memory import MemoryLoader
+from tunelab.errors import ConfigError
 from tunelab.spec import DataSpec, Kind
 
 Array = NDArray[np.float64]
@@ -128,22 +128,32 @@ def split(
         stratify: Keep the share of each class the same in all parts, to within one example.
     """
     order = np.random.default_rng(seed).permutation(len(targets))
-    if stratify:
-        # by class, then each class dealt out evenly over [0, 1): a cut anywhere takes the same share of each
-        position = np.empty(len(targets))
-        for label in np.unique(targets):
-            members = order[targets[order] == label]
-            position[members] = (np.arange(len(members)) + 0.5) / len(members)
-        order = order[np.argsort(position[order], kind="stable")]
+    groups = np.unique(targets[order], return_inverse=True)[1] if stratify else np.zeros(len(order), dtype=np.int64)
+    counts = np.bincount(groups)
+    rank = np.empty(len(order), dtype=np.int64)  # of each example within its class
+    for group, count in enumerate(counts):
+        rank[groups == group] = np.arange(count)
     n_test, n_val = round(test_fraction * len(targets)), round(val_fraction * len(targets))
-    test, val, train = order[:n_test], order[n_test : n_test + n_val], order[n_test + n_val :]
+    to_test = _shares(counts, n_test, np.zeros_like(counts))[groups]
+    to_val = _shares(counts, n_test + n_val, _shares(counts, n_test, np.zeros_like(counts)))[groups]
+    test, val, train = order[rank < to_test], order[(to_test <= rank) & (rank < to_val)], order[rank >= to_val]
     return np.sort(train), np.sort(val), np.sort(test)
+
+
+def _shares(counts: NDArray[np.int64], total: int, least: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Shares out `total` examples over classes in proportion to their counts, by the largest remainders."""
+    exact = counts * total / counts.sum()
+    shares: NDArray[np.int64] = np.maximum(np.floor(exact).astype(np.int64), least)
+    left = max(0, total - int(shares.sum()))
+    shares[np.argsort(shares - exact, kind="stable")[:left]] += 1
+    return shares
 
 
 def _fit_spec(data: _Set, train: NDArray[np.int64]) -> DataSpec:
     inputs = data.inputs[train]
     axes = (0, 2, 3) if data.kind == "image" else (0,)
-    std = inputs.std(axis=axes)
+    # by its range: the std of a constant 0.1 is not 0 but a rounding error
+    std = np.where(np.ptp(inputs, axis=axes) > 0, inputs.std(axis=axes), 1.0)
     classes = bool(data.class_names)
     train_targets = data.targets[train].astype(np.float64)
     return DataSpec(
@@ -153,7 +163,7 @@ def _fit_spec(data: _Set, train: NDArray[np.int64]) -> DataSpec:
         feature_names=data.feature_names,
         class_names=data.class_names,
         input_mean=tuple(inputs.mean(axis=axes).tolist()),
-        input_std=tuple(np.where(std > 0, std, 1.0).tolist()),  # a constant feature stays zero
+        input_std=tuple(std.tolist()),  # a constant feature stays zero
         target_mean=0.0 if classes else float(train_targets.mean()),
         target_std=1.0 if classes else float(train_targets.std()),
     )

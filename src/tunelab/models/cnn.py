@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from tunelab.config import ConfigError
+from tunelab.errors import ConfigError
 
 
 class CNN(nn.Sequential):
@@ -47,7 +47,7 @@ class CNN(nn.Sequential):
         inputs, edge = input_shape[0], min(input_shape[1:])
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number in range(depth + 1):
-            channels = max(4, width // 2 ** (depth - number))
+            channels = max(min(4, width), width // 2 ** (depth - number))
             halve = number > 0 and edge > 2
             edge = (edge + 1) // 2 if halve else edge
             layers[f"conv{number}"] = nn.Conv2d(

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have more than one dimension
+
 
 def _weights(model: nn.Module) -> list[Tensor]:
-    return [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    """The trainable matrices and kernels, each once, but for those of norms; a lone zero if there are none."""
+    found = {
+        id(p): p
+        for module in model.modules()
+        if not isinstance(module, NORMS)
+        for p in module.parameters(recurse=False)
+        if p.requires_grad and p.ndim > 1
+    }
+    return list(found.values()) or [torch.zeros(1)]
 
 
 @dataclass(frozen=True)

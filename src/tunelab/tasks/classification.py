@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunelab.config import ConfigError
+from tunelab.errors import ConfigError
 from tunelab.spec import DataSpec
 from tunelab.tasks.supervised import SupervisedTask
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from tunelab.config import ConfigError, did_you_mean
+from tunelab.errors import ConfigError, did_you_mean
 from tunelab.loggers import is_written, write
 from tunelab.schedules import Plateau
 from tunelab.spec import DataSpec

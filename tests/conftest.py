@@ -1,0 +1,130 @@
+"""What several test files share: one thread, fixed seeds, and small runs composed from the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from lightning import Callback, Trainer, seed_everything
+from omegaconf import DictConfig, open_dict
+
+from tunelab import conf_folder
+from tunelab.callbacks import Objective
+from tunelab.config import MEMBER_GROUPS, validate
+from tunelab.data import BundledData
+from tunelab.run import QUIET, Start, build, complete, prepare_process, train
+from tunelab.tasks import SupervisedTask
+
+
+def options(group: str) -> list[str]:
+    """Every option of a config group, read from its folder, so that a new file is tested without being listed."""
+    found = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+    assert found, f"conf/{group} has no file"
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_process() -> Iterator[None]:
+    """The same random numbers in each test whatever ran before; what a run sets in the process does not outlive it."""
+    seed_everything(0, verbose=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(1)
+
+
+def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+    """The recipe of a command line and the option of each group; a copy, so that a test may change it."""
+    cfg, choices = _composed_once(overrides)
+    return cfg.copy(), dict(choices)
+
+
+@cache
+def _composed_once(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+    # 80 ms of YAML each: the conformance tests ask for the same ones again and again
+    GlobalHydra.instance().clear()
+    # the default name asks Hydra's runtime, which a composition alone has not
+    named = overrides if any(o.startswith("name=") for o in overrides) else (*overrides, "name=test")
+    with initialize_config_dir(str(conf_folder()), job_name="train"):
+        cfg = hydra_compose("train", overrides=list(named), return_hydra_config=True)
+    chosen = cfg.hydra.runtime.choices.items()
+    choices = {str(group): option for group, option in chosen if not str(group).startswith("hydra/")}
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, choices | {group: list(cfg[group]) for group in MEMBER_GROUPS}
+
+
+@pytest.fixture
+def compose() -> Callable[..., DictConfig]:
+    """compose(*overrides): the recipe of a command line, without the `hydra` node, interpolations unresolved."""
+    return lambda *overrides: _composed(overrides)[0]
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], Path]]:
+    """fit(*overrides): trains as the command does; returns what result.json holds and the run's folder."""
+    folders = iter(range(1, 1000))
+
+    def run(*overrides: str) -> tuple[dict[str, Any], Path]:
+        cfg, choices = _composed(overrides)
+        validate(cfg, [override.split("=")[0].lstrip("+~") for override in overrides])
+        folder = tmp_path / f"run{next(folders)}"
+        folder.mkdir()
+        command = " ".join(["python train.py", *overrides])
+        return train(cfg, folder, Start(command, list(overrides), choices)), folder
+
+    return run
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished fit with its objects, for tests that look inside."""
+
+    trainer: Trainer
+    task: SupervisedTask
+    data: BundledData
+    objective: Objective
+    folder: Path
+
+
+@pytest.fixture
+def fit_with(tmp_path: Path) -> Callable[..., Fitted]:
+    """fit_with(callbacks, *overrides): the same fit with callbacks of the test's own behind the recipe's."""
+    folders = iter(range(1, 1000))
+
+    def run(callbacks: list[Callback], *overrides: str) -> Fitted:
+        recipe, _ = _composed((*overrides, "trainer.enable_progress_bar=false"))
+        validate(recipe)
+        cfg = complete(recipe)
+        prepare_process(cfg)
+        folder = tmp_path / f"fitted{next(folders)}"
+        folder.mkdir()
+        data, task = build(cfg.data), build(cfg.task)
+        objective = Objective(cfg.objective, cfg.objective_direction)
+        own = [build(callback) for callback in cfg.callbacks.values()]
+        trainer = build(
+            cfg.trainer,
+            logger=[build(logger, save_dir=str(folder))() for logger in cfg.logger.values()],
+            callbacks=[objective, *own, *callbacks],
+            enable_checkpointing="checkpoint" in cfg.callbacks,
+            default_root_dir=str(folder),
+            **QUIET,
+        )
+        trainer.fit(task, datamodule=data)
+        for logger in trainer.loggers:
+            logger.save()
+        return Fitted(trainer, task, data, objective, folder)
+
+    return run

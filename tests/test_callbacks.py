@@ -1,0 +1,380 @@
+"""Each callback's numbers equal an independent measurement inside the same run, at the steps they should stand at."""
+
+import csv
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import options
+from lightning import Callback
+from torch import nn
+
+from tunelab.callbacks import Checkpoint, EarlyStopping, GradientNorms, LearningRate, Objective, Throughput
+from tunelab.config import ConfigError
+from tunelab.run import build, complete
+
+DATA = ("data=breast_cancer", "batch_size=32", "size=tiny")  # 455 training examples: 15 steps an epoch
+STEPS = 15
+
+
+def _rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def _column(folder, metric):
+    """Value by step."""
+    return {int(row["step"]): float(row[metric]) for row in _rows(folder) if row.get(metric)}
+
+
+def test_every_callback_file_builds_its_class(compose):
+    kinds = {name: type(build(compose(f"callbacks=[{name}]").callbacks[name])) for name in options("callbacks")}
+    assert kinds == {"checkpoint": Checkpoint, "gradient_norms": GradientNorms, "lr": LearningRate}
+
+
+# ---- gradient norms
+
+
+class _Norms(Callback):
+    """The gradient norm of each layer by autograd on the same batch, before the step and its clipping."""
+
+    def __init__(self):
+        self.layers, self.totals = [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        loss = nn.functional.cross_entropy(module.model(batch[0]), batch[1])
+        named = list(module.model.named_parameters())
+        loss = loss + sum(regularizer.penalty(module.model) for regularizer in module.regularizers)
+        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named])
+        squares = {}
+        for (name, _), gradient in zip(named, gradients, strict=True):
+            layer = name.rpartition(".")[0]
+            squares[layer] = squares.get(layer, 0.0) + sum(g * g for g in gradient.flatten().tolist())
+        self.layers.append({layer: math.sqrt(square) for layer, square in squares.items()})
+        self.totals.append(math.sqrt(sum(squares.values())))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["clipping=norm", "clipping.max_norm=0.01"],
+        ["clipping=value", "clipping.clip_value=0.0001"],
+        ["regularization=[l2]", "regularization.l2.strength=0.1"],
+        ["activation=prelu", "model.normalization=layer"],
+    ],
+    ids=["plain", "clipped by norm", "clipped by value", "penalised", "more kinds of layers"],
+)
+def test_gradient_norms_are_those_of_a_loop_over_autograd_before_clipping(overrides, fit_with):
+    norms = _Norms()
+    every = ["epochs=1", "trainer.log_every_n_steps=1", "callbacks=[gradient_norms]", "logger=[csv]"]
+    fitted = fit_with([norms], *DATA, *every, *overrides)
+    totals = _column(fitted.folder, "gradients/total")
+    assert list(totals) == list(range(1, STEPS + 1))
+    assert list(totals.values()) == pytest.approx(norms.totals, rel=1e-4)
+    layers = {name for name, module in fitted.task.model.named_modules() if list(module.parameters(recurse=False))}
+    columns = {name.split("/", 1)[1] for name in _rows(fitted.folder)[0] if name.startswith("gradient_layers/")}
+    assert columns == layers == set(norms.layers[0])
+    for layer in layers:
+        expected = [measured[layer] for measured in norms.layers]
+        assert list(_column(fitted.folder, f"gradient_layers/{layer}").values()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_total_gradient_norm_is_the_root_of_the_layers_squares(fit):
+    _, folder = fit(*DATA, "epochs=2", "model.normalization=batch")
+    for row in _rows(folder):
+        if row["gradients/total"]:
+            squares = sum(float(value) ** 2 for name, value in row.items() if name.startswith("gradient_layers/"))
+            assert float(row["gradients/total"]) == pytest.approx(math.sqrt(squares), rel=1e-5)
+
+
+def test_gradient_norms_of_accumulated_gradients_are_those_of_the_step(fit_with):
+    # the mean over the batches of a step, not the last batch alone
+    class Accumulated(Callback):
+        def __init__(self):
+            self.norms = []
+
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            squares = [p.grad.double().square().sum().item() for p in module.model.parameters()]
+            self.norms.append(math.sqrt(sum(squares)))
+
+    seen = Accumulated()
+    overrides = ("epochs=1", "trainer.accumulate_grad_batches=4", "trainer.log_every_n_steps=1")
+    fitted = fit_with([seen], *DATA, *overrides, "callbacks=[gradient_norms]", "logger=[csv]")
+    assert _column(fitted.folder, "gradients/total") == pytest.approx(dict(enumerate(seen.norms, start=1)), rel=1e-5)
+    assert len(seen.norms) == 4  # 4 + 4 + 4 + 3 batches
+
+
+def test_frozen_layers_have_no_gradient_norm(compose):
+    task = build(complete(compose()).task)
+    task.model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    task.model[0].requires_grad_(False)
+    callback = GradientNorms()
+    callback.on_fit_start(SimpleNamespace(), task)
+    assert {name: len(parameters) for name, parameters in callback._layers.items()} == {"1": 2}
+
+
+@pytest.mark.parametrize("metric", ["gradients/total", "gradient_layers/head", "train/loss"])
+@pytest.mark.parametrize("interval", [4, 50])
+def test_metrics_of_steps_are_written_once_per_interval_and_at_each_epochs_end(metric, interval, fit):
+    _, folder = fit(*DATA, "epochs=3", f"trainer.log_every_n_steps={interval}")
+    due = [step for step in range(1, 3 * STEPS + 1) if step % interval == 0 or step % STEPS == 0]
+    assert list(_column(folder, metric)) == due
+
+
+# ---- learning rate
+
+
+class _Rates(Callback):
+    """What each group's lr is at the moment of the step."""
+
+    def __init__(self, second_group_share=1.0):
+        self.share, self.used = second_group_share, []
+
+    def on_train_start(self, trainer, module):
+        if self.share != 1:
+            (scheduler,) = [config.scheduler for config in trainer.lr_scheduler_configs]
+            scheduler.base_lrs[1] *= self.share
+            trainer.optimizers[0].param_groups[1]["lr"] *= self.share
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.used.append([group["lr"] for group in optimizer.param_groups])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ["scheduler=constant"],
+        ["scheduler=cosine", "warmup_steps=7"],
+        ["scheduler=step", "scheduler.every_epochs=1"],
+        ["scheduler=plateau", "scheduler.patience=0", "lr=1e-9"],
+    ],
+    ids=lambda schedule: schedule[0],
+)
+def test_the_lr_written_at_a_step_is_the_one_that_the_optimizer_used_for_it(schedule, fit_with):
+    rates = _Rates()
+    overrides = ("epochs=3", "callbacks=[lr]", "logger=[csv]", "trainer.log_every_n_steps=4")
+    fitted = fit_with([rates], *DATA, *overrides, *schedule)
+    due = [step for step in range(1, 3 * STEPS + 1) if step == 1 or step % 4 == 0 or step % STEPS == 0]
+    expected = {step: rates.used[step - 1][0] for step in due}
+    assert _column(fitted.folder, "lr") == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_plateau_in_a_run_lowers_the_lr_after_its_validations(fit_with):
+    rates = _Rates()
+    # so small an lr that the accuracy stands still from the first validation on
+    overrides = ("epochs=5", "lr=1e-9", "callbacks=[]", "logger=[]", "scheduler=plateau", "scheduler.patience=1")
+    fit_with([rates], *DATA, *overrides)
+    epochs = [{rate for rate, _ in rates.used[epoch * STEPS : (epoch + 1) * STEPS]} for epoch in range(5)]
+    per_epoch = [min(epoch) for epoch in epochs]
+    # the third validation is the second without improvement: from then on a tenth
+    assert per_epoch == pytest.approx([1e-9, 1e-9, 1e-9, 1e-10, 1e-10], rel=1e-6)
+
+
+def test_groups_with_different_rates_are_written_each_under_its_name(fit_with):
+    rates = _Rates(second_group_share=0.1)
+    overrides = ("epochs=1", "callbacks=[lr]", "logger=[csv]", "trainer.log_every_n_steps=1", "weight_decay=0.1")
+    fitted = fit_with([rates], *DATA, *overrides)
+    for index, name in enumerate(("decayed", "undecayed")):
+        seen = _column(fitted.folder, f"lr/{name}")
+        assert list(seen.values()) == pytest.approx([used[index] for used in rates.used], rel=1e-6)
+    assert "lr" not in _rows(fitted.folder)[0]
+
+
+# ---- objective
+
+
+def _after(values, direction):
+    objective = Objective("val/score", direction)
+    for epoch, value in enumerate(values):
+        trainer = SimpleNamespace(
+            callback_metrics={"val/score": torch.tensor(value)}, loggers=[], current_epoch=epoch, global_step=epoch
+        )
+        objective.on_validation_end(trainer, None)
+    return objective.best, objective.epoch
+
+
+@pytest.mark.parametrize(
+    ("values", "lowest", "highest"),
+    [
+        ([3.0, 1.0, 2.0], (1.0, 2), (3.0, 1)),
+        ([1.0, 1.0, 1.0], (1.0, 1), (1.0, 1)),  # a tie goes to the first
+        ([math.nan, 2.0, math.nan, 1.0, math.nan], (1.0, 4), (2.0, 2)),
+        ([-1.0, -3.0, 0.0], (-3.0, 2), (0.0, 3)),
+        ([math.inf, 5.0], (5.0, 2), (math.inf, 1)),
+    ],
+)
+def test_the_objective_keeps_the_best_value_and_its_epoch_and_passes_over_nan(values, lowest, highest):
+    assert _after(values, "minimize") == lowest
+    assert _after(values, "maximize") == highest
+
+
+def test_an_objective_that_was_never_a_number_has_no_epoch():
+    best, epoch = _after([math.nan, math.nan], "minimize")
+    assert math.isnan(best)
+    assert epoch is None
+
+
+def test_an_objective_that_is_never_logged_is_refused_with_those_that_are():
+    trainer = SimpleNamespace(callback_metrics={"val/loss": 1, "val/accuracy": 1, "train/loss": 1}, loggers=[])
+    with pytest.raises(ConfigError) as caught:
+        Objective("val/acuracy", "maximize").on_validation_end(trainer, None)
+    assert str(caught.value) == (
+        "`objective` must be a metric that this run logs, got val/acuracy. Did you mean val/accuracy? "
+        "It logs val/accuracy, val/loss."
+    )
+
+
+def test_the_objective_continues_from_its_saved_state():
+    first, second = Objective("val/loss", "minimize"), Objective("val/loss", "minimize")
+    first.best, first.epoch = 0.25, 7
+    second.load_state_dict(first.state_dict())
+    assert (second.best, second.epoch) == (0.25, 7)
+
+
+@pytest.mark.parametrize(("metric", "choose"), [("val/loss", min), ("val/accuracy", max)])
+def test_the_best_of_a_run_is_that_of_its_validations(metric, choose, fit):
+    result, folder = fit(*DATA, "epochs=8", "lr=0.03", "scheduler=constant", f"objective={metric}")
+    values = list(_column(folder, metric).values())
+    assert len(values) == 8
+    assert result["objective"]["best"] == pytest.approx(choose(values), rel=1e-6)
+    assert result["objective"]["epoch"] == values.index(choose(values)) + 1
+    # written when it improves, so that its last value is what the run has reached
+    bests = _column(folder, f"best/{metric}")
+    improvements = [v for i, v in enumerate(values) if v not in values[:i] and choose(values[: i + 1]) == v]
+    assert list(bests.values()) == pytest.approx(improvements, rel=1e-6)
+
+
+# ---- early stopping
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_run_that_stands_still_ends_after_its_patience(patience, fit):
+    early = ("regularization=[early_stopping]", f"regularization.early_stopping.patience={patience}")
+    result, folder = fit(*DATA, "epochs=20", "lr=1e-9", *early)
+    # the first validation is the best; then as many without improvement as it bears
+    assert (result["epochs"], result["steps"]) == (1 + patience, (1 + patience) * STEPS)
+    assert result["objective"]["epoch"] == 1
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == patience
+
+
+def test_a_run_that_improves_is_not_stopped(fit):
+    early = ("regularization=[early_stopping]", "regularization.early_stopping.patience=1")
+    result, folder = fit(*DATA, "epochs=5", "lr=1e-3", "objective=val/loss", *early)
+    values = list(_column(folder, "val/loss").values())
+    assert values == sorted(values, reverse=True)
+    assert result["epochs"] == 5
+
+
+def test_early_stopping_watches_the_objective_in_its_direction(compose):
+    for objective, mode in (("val/loss", "min"), ("val/accuracy", "max")):
+        cfg = complete(compose("data=digits", f"objective={objective}", "regularization=[early_stopping]"))
+        callback = build(cfg.regularization.early_stopping)
+        assert (callback.monitor, callback.mode) == (objective, mode)
+    assert EarlyStopping("val/r2", "maximize").mode == "max"
+
+
+def test_an_improvement_smaller_than_min_delta_does_not_count(fit):
+    early = ("regularization=[early_stopping]", "regularization.early_stopping.patience=2")
+    result, _ = fit(*DATA, "epochs=9", "objective=val/loss", *early, "regularization.early_stopping.min_delta=100")
+    assert result["epochs"] == 1 + 2
+
+
+# ---- checkpoints
+
+
+class _Weights(Callback):
+    """The weights at each validation, and the epochs of the checkpoints that lie there when an epoch begins."""
+
+    def __init__(self):
+        self.after, self.kept = [], []
+
+    def on_validation_end(self, trainer, module):
+        self.after.append({key: value.clone() for key, value in module.model.state_dict().items()})
+
+    def on_train_epoch_start(self, trainer, module):
+        folder = trainer.default_root_dir
+        self.kept.append(tuple(_epoch(f"{folder}/checkpoints/{name}.ckpt") for name in ("last", "best")))
+
+
+def _epoch(path):
+    """Counted from 1; 0 for none."""
+    try:
+        return torch.load(path, weights_only=True)["epoch"] + 1
+    except FileNotFoundError:
+        return 0
+
+
+def _saved_weights(folder, name):
+    state = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    return {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+
+
+def test_the_best_checkpoint_is_of_the_best_epoch_and_the_last_of_the_last(fit_with):
+    weights = _Weights()
+    # so large an lr that the loss goes up and down
+    fitted = fit_with([weights], *DATA, "epochs=8", "lr=0.05", "scheduler=constant", "objective=val/loss")
+    losses = list(_column(fitted.folder, "val/loss").values())
+    best = losses.index(min(losses)) + 1
+    assert 1 < best < 8  # else the two would be the same
+    assert fitted.objective.epoch == best
+    for name, epoch in (("best", best), ("last", 8)):
+        saved = _saved_weights(fitted.folder, name)
+        expected = weights.after[epoch - 1]
+        assert saved.keys() == expected.keys()
+        assert all(torch.equal(saved[key], expected[key]) for key in saved), name
+    bests = [losses[:n].index(min(losses[:n])) + 1 for n in range(1, 8)]
+    assert weights.kept == [(0, 0), *zip(range(1, 8), bests, strict=True)]
+
+
+def test_checkpoints_every_few_epochs_leave_the_best_and_the_last_all_the_same(fit_with):
+    weights = _Weights()
+    overrides = ("epochs=8", "lr=1e-9", "callbacks=[checkpoint]", "callbacks.checkpoint.every_epochs=3")
+    fitted = fit_with([weights], *DATA, *overrides)
+    # the first is the best for good; then one after epochs 3 and 6, and the last of all
+    assert weights.kept == [(0, 0), (1, 1), (1, 1), (3, 1), (3, 1), (3, 1), (6, 1), (6, 1)]
+    assert (_epoch(fitted.folder / "checkpoints/last.ckpt"), _epoch(fitted.folder / "checkpoints/best.ckpt")) == (8, 1)
+
+
+def test_the_checkpoint_folder_holds_nothing_else(fit):
+    _, folder = fit(*DATA, "epochs=3")
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_run_without_validations_keeps_its_newest_state_as_the_best(fit):
+    _, folder = fit(*DATA, "epochs=3", "trainer.limit_val_batches=0")
+    assert [_epoch(folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")] == [3, 3]
+
+
+def test_a_checkpoint_holds_the_spec_and_the_state_of_optimizer_and_schedule_as_plain_values(fit):
+    result, folder = fit(*DATA, "epochs=2", "scheduler=plateau", "scheduler.patience=0", "objective=val/loss")
+    content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (content["epoch"], content["global_step"]) == (1, 2 * STEPS)
+    assert content["data_spec"]["input_shape"] == [30]
+    (optimizer,) = content["optimizer_states"]
+    moments = sum(state["exp_avg"].numel() for state in optimizer["state"].values())
+    assert moments == result["parameters"]
+    (schedule,) = content["lr_schedulers"]
+    assert schedule["last_epoch"] == 2 * STEPS
+
+
+# ---- throughput
+
+
+def test_throughput_counts_the_examples_of_every_epoch_and_a_plausible_time(fit_with):
+    throughput = Throughput()
+    fit_with([throughput], *DATA, "epochs=3", "callbacks=[]", "logger=[]")
+    assert throughput.samples == 3 * 455
+    seconds = throughput.seconds
+    assert 0 < seconds < 60
+    assert throughput.seconds == seconds  # it stands still when the fit has ended
+
+
+def test_throughput_of_a_fit_that_has_not_begun_is_zero():
+    assert (Throughput().samples, Throughput().seconds) == (0, 0)
+
+
+def test_the_result_reports_samples_per_second_from_both(fit):
+    result, _ = fit(*DATA, "epochs=2")
+    assert result["samples_per_second"] == pytest.approx(2 * 455 / result["seconds"], rel=0.05)
