@@ -5,7 +5,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tunelab.command import main
-from tunelab.config import ConfigError, one_of, required
+from tunelab.config import one_of, required
+from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
 
 SHOWN_ROWS = 5
