@@ -240,7 +240,7 @@ class Contender:
 
 
 ORDINARY_FILES = ("events.out.*", "checkpoints/last.ckpt", "checkpoints/epoch=*.ckpt")
-TUNELAB_FILES = ("tensorboard/events.out.*", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "result.json")
+TUNELAB_FILES = ("tensorboard/events.*", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "result.json")
 CONTENDERS = {
     "bare": Contender("bare loop", train_bare),
     "bare_fused": Contender("bare loop, fused AdamW", partial(train_bare, fused=True)),

@@ -18,6 +18,8 @@ def check(cfg: DictConfig, user_keys: list[str]) -> None:
     RunFolder.find(cfg.run, "run").checkpoint(cfg.checkpoint)
     if not Path(cfg.input).is_file():
         raise ConfigError(f"`input` must be a csv file, got {cfg.input}, which does not exist.")
+    if cfg.output and Path(cfg.output).resolve() == Path(cfg.input).resolve():
+        raise ConfigError(f"`output` must be another file than input, got {cfg.output}. Name a new file, or none.")
 
 
 def predict(cfg: DictConfig) -> None:

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from tunelab.config import MEMBER_GROUPS, plain
 from tunelab.errors import ConfigError, did_you_mean, show
@@ -88,6 +89,17 @@ def refuse_list(override: Override) -> None:
         )
 
 
+def unknown_options(override: Override, known: dict[str, list[str]]) -> Iterator[str]:
+    """A sentence for each option of a group override that the group has not, in a sweep too."""
+    options = known.get(override.key_or_group, [])
+    for option in chosen(override) if options else []:
+        if option not in options:
+            yield (
+                f"`{override.key_or_group}` must be one of {', '.join(options)}, got {option}."
+                f"{did_you_mean(option, options)}"
+            )
+
+
 def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) -> Iterator[str]:
     """Every unknown option and key of a command line, each with what was probably meant.
 
@@ -99,21 +111,28 @@ def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) 
     known = groups(loader)
     good: list[str] = []
     for override in (o for o in overrides if is_group(o, known)):
-        group = override.key_or_group
-        unknown = [option for option in chosen(override) if option not in known[group]]
-        for option in unknown:
-            yield (
-                f"`{group}` must be one of {', '.join(known[group])}, got {option}.{did_you_mean(option, known[group])}"
-            )
+        unknown = list(unknown_options(override, known))
+        yield from unknown
         if not unknown and not override.is_sweep_override() and override.input_line:
             good.append(override.input_line)
     try:
         cfg = loader.load_configuration(config_name, good, RunMode.RUN)
     except HydraException:
         return
+    yield from unknown_keys(cfg, [o for o in overrides if not is_group(o, known)], known)
+
+
+def unknown_keys(cfg: DictConfig, overrides: list[Override], known: dict[str, list[str]]) -> Iterator[str]:
+    """A sentence for each value override whose key a composed config has not.
+
+    Args:
+        cfg: The composed config, with the `hydra` node.
+        overrides: Value overrides; those that add a key are left alone.
+        known: The groups, for what was probably meant.
+    """
     raw = plain(cfg, resolve=False)
     for override in overrides:
-        if not is_group(override, known) and not override.is_add() and not override.is_force_add():
+        if not override.is_add() and not override.is_force_add():
             yield from _unknown_key(override.key_or_group, raw, known)
 
 
@@ -128,7 +147,8 @@ def _unknown_key(key: str, raw: Any, known: dict[str, list[str]]) -> Iterator[st
             prefix = f"{parent}." if parent else ""
             here = [str(name) for name in node if not str(name).startswith("_")] if isinstance(node, dict) else []
             elsewhere = [] if parent else _homes(step, raw)
-            close = get_close_matches(step, list(dict.fromkeys(here if parent else [*here, *known])), n=3)
+            outer = [] if parent else [group for group in known if "/" not in group]
+            close = get_close_matches(step, list(dict.fromkeys([*here, *outer])), n=3)
             if meant := elsewhere or [f"{prefix}{name}" for name in close]:
                 remedy = f" Did you mean {' or '.join(meant)}?"
             else:
@@ -144,13 +164,14 @@ def _homes(step: str, raw: dict[str, Any]) -> list[str]:
     return [f"{part}.{step}" for part, node in parts.items() if step in node]
 
 
-def help_text(loader: ConfigLoader, config_name: str, arguments: list[str]) -> str:
+def help_text(loader: ConfigLoader, config_name: str, arguments: list[str], command: str) -> str:
     """The catalogue as a page: how to call, the groups with their options, the dials with their values.
 
     Args:
         loader: Hydra's config loader.
         config_name: The primary config.
         arguments: The overrides of the command line; what they choose is marked.
+        command: What begins the command line.
 
     Raises:
         HydraException: If they do not compose.
@@ -160,11 +181,9 @@ def help_text(loader: ConfigLoader, config_name: str, arguments: list[str]) -> s
     now = {default.config_path for default in defaults}
     listed = {path.rsplit("/", 1)[0] for path in now if path} | {"regularization", "experiment", "debug"}
     known = {group: options for group, options in groups(loader).items() if not group.startswith("hydra")}
-    lines = [
-        f"python {config_name}.py [group=option …] [key=value …]      for example: optimizer=adamw lr=3e-4",
-        "",
-    ]
-    shown = {group: options for group, options in known.items() if group in listed}
+    shown = {group: options for group, options in known.items() if group in listed} if "optimizer" in raw else {}
+    how = "[group=option …] [key=value …]      for example: optimizer=adamw lr=3e-4" if shown else "key=value …"
+    lines = [f"{command} {how}", ""]
     if shown:
         width = max(map(len, shown))
         lines.append("Groups and their options (* is chosen now; several in brackets: callbacks=[checkpoint,lr])")
@@ -176,6 +195,9 @@ def help_text(loader: ConfigLoader, config_name: str, arguments: list[str]) -> s
     width = max((len(key) for key in dials), default=0)
     lines.append("Dials (value now)")
     lines.extend(f"  {key:<{width}}  {show(value)}" for key, value in dials.items())
+    if not shown:
+        lines[0] = f"{command} " + " ".join(f"{key}=…" for key in dials)
+        return "\n".join(lines)
     lines += [
         "",
         "Keys of a part: size.width=96, optimizer.betas=[0.9,0.98]; `--cfg job` prints the whole recipe.",

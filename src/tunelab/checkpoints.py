@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
         ConfigError: If it is not a whole checkpoint.
     """
     try:
+        with zipfile.ZipFile(path) as records:
+            if damaged := records.testzip():  # each record carries a CRC-32, which torch.load does not look at
+                raise ValueError(f"its checksum is wrong in {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not {"state_dict", "data_spec", "epoch", "global_step"} <= set(content):
             raise ValueError("it was not written by a run of this framework")

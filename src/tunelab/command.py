@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-import logging
 import os
+import re
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import initialize_config_dir
-from hydra._internal.utils import get_args_parser
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tunelab import catalogue, conf_folder
-from tunelab.config import MEMBER_GROUPS, validate
+from tunelab.config import plain, validate
 from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder, claim
+from tunelab.job import COMMAND_VARIABLE, RESUME_MAY_CHANGE, program, train_job
+from tunelab.schema import range_mistakes
 from tunelab.whitelist import whitelist
 
-log = logging.getLogger("tunelab")
-
-PATH_KEYS = ("repeat", "resume", "run", "input", "output")
-RESUME_MAY_CHANGE = ("epochs", "threads", "callbacks", "logger", "trainer")
-TYPED = shlex.join(["python", *sys.argv] if sys.argv[0].endswith(".py") else [Path(sys.argv[0]).name, *sys.argv[1:]])
-"""The command as it was typed, before we tell Hydra more."""
-
+PATH_KEYS = ("repeat", "resume", "run", "input", "output", "hydra.run.dir")
 Job = Callable[[DictConfig], Any]
 Check = Callable[[DictConfig, list[str]], None]
 
@@ -67,6 +62,7 @@ def main(
     # Threads that wait must sleep: where two runs share the cores, spinning ones made a run 20 times slower. Read once,
     # when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ[COMMAND_VARIABLE] = shlex.join(sys.argv if not sys.argv[0].endswith(".py") else ["python", *sys.argv])
     folder = conf_folder()
     if config_path is not None:
         caller = Path(inspect.stack()[1].filename)
@@ -115,34 +111,70 @@ def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> N
         raise CommandLineError(f"`config_path` must be a folder, got {folder}.")
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise CommandLineError(f"`--config-dir` must be a folder, got {flags.config_dir}, which is none.")
-    extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []
     name = flags.config_name or config_name
-    with initialize_config_dir(str(folder), job_name=name):
-        overrides = _typed_overrides(flags.overrides)
-        if flags.help:
-            print(catalogue.help_text(_loader(), name, [*(str(o.input_line) for o in overrides), *extra]))
-            sys.exit()
+    _initialize(folder, flags.config_dir, name)
+    try:
+        overrides = _typed_overrides(name, flags.overrides)
         if not flags.multirun:
             _refuse_sweeps(overrides)
         added = _recorded_overrides(overrides)
-        plain = [o.input_line for o in overrides if not o.is_sweep_override() and o.input_line]
-        cfg = _compose(name, [*added, *plain, *extra], overrides)
+        arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
+        cfg = _compose(name, arguments, overrides)
+        if flags.help:
+            print(catalogue.help_text(_loader(), name, arguments, program()))
+            sys.exit()
         HydraConfig.instance().set_config(cfg)
-        try:
-            _check_experiment_lr(name, overrides, [*added, *plain, *extra], cfg)
-            recipe = cfg.copy()
-            with open_dict(recipe):
-                del recipe["hydra"]
-            if not flags.multirun:  # whose jobs are checked one by one, as they are composed
-                check(recipe, [o.key_or_group for o in overrides])
-            if claims and not flags.multirun and not flags.cfg:
-                added = [*added, f"hydra.run.dir={_quoted(_run_folder(cfg, overrides))}"]
-        finally:
-            HydraConfig.instance().cfg = None
+        _check_experiment_lr(name, overrides, arguments, cfg)
+        if flags.multirun:  # whose jobs are checked one by one, as they are composed
+            _check_sweep(cfg, overrides)
+        else:
+            check(_without_hydra(cfg), [o.key_or_group for o in overrides])
+        if claims and not flags.multirun and not flags.cfg:
+            added = [*added, f"hydra.run.dir={_quoted(_run_folder(cfg, overrides))}"]
+    finally:
+        HydraConfig.instance().cfg = None
+        GlobalHydra.instance().clear()
     sys.argv[1:1] = added
 
 
-def _typed_overrides(arguments: list[str]) -> list[Override]:
+def _initialize(folder: Path, config_dir: str | None, job_name: str) -> None:
+    """Hydra with the search path that its own main would make."""
+    search_path = create_config_search_path(str(folder))
+    if config_dir:
+        path = f"file://{Path(config_dir).resolve()}"
+        search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
+    Hydra.create_main_hydra2(task_name=job_name, config_search_path=search_path)
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    recipe = cfg.copy()
+    with open_dict(recipe):
+        del recipe["hydra"]
+    return recipe
+
+
+def _check_sweep(cfg: DictConfig, overrides: list[Override]) -> None:
+    """What can be said of a sweep before its first job: unknown keys, and finite choices out of their range."""
+    known = catalogue.groups(_loader())
+    swept = [o for o in overrides if o.is_sweep_override()]
+    varied = {o.key_or_group for o in swept if catalogue.is_group(o, known)}
+    # a key of a part that is itself swept is there in some jobs only
+    values = [o for o in swept if not catalogue.is_group(o, known) and o.key_or_group.split(".")[0] not in varied]
+    if unknown := list(catalogue.unknown_keys(cfg, values, known)):
+        raise CommandLineError(*unknown)
+    recipe = _without_hydra(cfg)
+    mistakes = dict.fromkeys(range_mistakes(plain(recipe, resolve=True)))
+    for override in values:
+        choices = override.value()
+        for choice in choices.list if isinstance(choices, ChoiceSweep) else []:
+            trial = recipe.copy()
+            OmegaConf.update(trial, override.key_or_group, choice)
+            mistakes |= dict.fromkeys(range_mistakes(plain(trial, resolve=True)))
+    if mistakes:
+        raise ConfigError(*mistakes)
+
+
+def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
     """The overrides of the command line; `group=null` becomes the deletion that Hydra has for it, in sys.argv too."""
     try:
         overrides = catalogue.parse(arguments)
@@ -156,6 +188,8 @@ def _typed_overrides(arguments: list[str]) -> list[Override]:
                     overrides[position] = catalogue.parse([left_out])[0]
     except ConfigError as error:
         raise CommandLineError(*error.mistakes) from None
+    if any(sentence for override in overrides for sentence in catalogue.unknown_options(override, known)):
+        raise CommandLineError(*catalogue.mistakes(_loader(), config_name, overrides))
     return overrides
 
 
@@ -183,14 +217,16 @@ def _refuse_sweeps(overrides: list[Override]) -> None:
 def _quote_path(argument: str) -> str:
     """Paths need no quotes of Hydra's own: `run=outputs/my run (2)/…` simply works."""
     key, equals, value = argument.partition("=")
-    return f"{key}={_quoted(value)}" if equals and key in PATH_KEYS and value != "null" else argument
+    if not equals or key not in PATH_KEYS or value == "null":
+        return argument
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists()
+    return argument if quoted else f"{key}={_quoted(value)}"
 
 
 def _quoted(value: str | Path) -> str:
-    text = str(value)
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """A text in Hydra's quotes, where a backslash counts only before a quote."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', str(value))
+    return '"' + re.sub(r"(\\+)$", r"\1\1", text) + '"'
 
 
 def _recorded_overrides(overrides: list[Override]) -> list[str]:
@@ -217,7 +253,8 @@ def _recorded_overrides(overrides: list[Override]) -> list[str]:
                     f"For a new run type: {change}"
                 )
         if others:
-            return list(run.record["overrides"])
+            typed = {override.key_or_group for override in others}
+            return [o for o in run.record["overrides"] if catalogue.parse([o])[0].key_or_group not in typed]
         return [f"name={_quoted(run.config.name)}"]
     return []
 
@@ -252,72 +289,3 @@ def _run_folder(cfg: DictConfig, overrides: list[Override]) -> Path:
             )
         return wanted
     return claim(wanted)
-
-
-def train_job(cfg: DictConfig) -> float | None:
-    """What Hydra calls for each job of a command line.
-
-    Returns:
-        The best value of the objective, for Hydra's sweepers.
-    """
-    job = HydraConfig.get()
-    multirun = job.mode == RunMode.MULTIRUN
-    folder = Path(job.runtime.output_dir)
-    try:
-        recipe, start, checkpoint = _recipe(cfg)
-        if multirun:
-            validate(recipe, [o.key_or_group for o in catalogue.parse(list(job.overrides.task))])
-            with open_dict(recipe):
-                recipe.test = False  # the test set is never used to choose among runs
-        from tunelab.run import train
-
-        result = train(recipe, folder, start, checkpoint=checkpoint)
-    except ConfigError as error:
-        log.error("%s", error)
-        if not multirun and not (folder / "checkpoints").exists():
-            logging.shutdown()
-            shutil.rmtree(folder)
-            with contextlib.suppress(OSError):
-                folder.parent.rmdir()  # of this name, unless it has other runs
-        sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == 130:
-            log.info("Interrupted. To continue: python train.py resume=%s", _shown(folder))
-        raise
-    from tunelab.summary import show_result
-
-    show_result(result, folder)
-    best = result["objective"]["best"]
-    return float(best) if best is not None else None
-
-
-def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
-    """The config to run, how it was asked for, and the checkpoint to begin from."""
-    from tunelab.record import Start
-
-    job = HydraConfig.get()
-    choices = {str(g): option for g, option in job.runtime.choices.items() if not str(g).startswith("hydra/")}
-    # Hydra does not record what was chosen in a list
-    choices |= {group: list(cfg[group]) for group in MEMBER_GROUPS}
-    if cfg.repeat:
-        run = RunFolder.find(cfg.repeat, "repeat")
-        recipe = run.config
-        recipe.name = cfg.name
-        return recipe, Start(TYPED, run.record["overrides"], run.record["choices"]), None
-    if cfg.resume:
-        run = RunFolder.find(cfg.resume, "resume")
-        changed = {o.split("=")[0].lstrip("+~").split(".")[0] for o in job.overrides.task} & set(RESUME_MAY_CHANGE)
-        recipe, given = run.config, Path(cfg.resume)
-        overrides = list(run.record["overrides"])
-        if changed:
-            for key in RESUME_MAY_CHANGE:
-                recipe[key] = cfg[key]
-            overrides = [o for o in job.overrides.task if not o.startswith("resume=")]
-        start = Start(TYPED, overrides, choices if changed else run.record["choices"])
-        return recipe, start, given if given.is_file() else run.checkpoint("last")
-    return cfg, Start(TYPED, list(job.overrides.task), choices), None
-
-
-def _shown(folder: Path) -> Path:
-    """Relative to where the user stands, if it is below."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -27,7 +27,18 @@ TASK_LOSSES = {
 """The losses known to fit each of our tasks; a loss of the user's own is not judged."""
 
 
-READ_BY_RUN = {"name", "seed", "threads", "objective", "objective_direction", "test", "repeat", "resume", "epochs"}
+READ_BY_RUN = {
+    "name",
+    "seed",
+    "threads",
+    "objective",
+    "objective_direction",
+    "test",
+    "repeat",
+    "resume",
+    "epochs",
+    "profiler",
+}
 """Dials that the run itself reads; every other one must be read by a chosen part."""
 
 READERS = {"label_smoothing": "loss=cross_entropy", "dropout": "model=mlp", "weight_decay": "optimizer=adamw"}
@@ -54,11 +65,13 @@ def validate(cfg: DictConfig, user_keys: Iterable[str] = ()) -> None:
     Raises:
         ConfigError: With a sentence for each mistake.
     """
+    raw = plain(cfg, resolve=False)
+    if missing := [key for key in Recipe.model_fields if key not in raw]:
+        raise ConfigError(*(f"`{key}` must be given. Choose one: --help lists what there is." for key in missing))
     try:
         values = plain(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"`{error.full_key}` cannot be resolved: {str(error).splitlines()[0]}") from None
-    raw = plain(cfg, resolve=False)
     mistakes = [*range_mistakes(values), *_unread_keys(raw, user_keys), *untrusted_targets(values)]
     if not mistakes:
         mistakes = list(_contradictions(values))
@@ -132,17 +145,30 @@ def _contradictions(values: dict[str, Any]) -> Iterator[str]:
             "`data.val_fraction` + `data.test_fraction` must be less than 1, "
             f"got {data['val_fraction']} + {data['test_fraction']}. Try data.val_fraction=0.1 data.test_fraction=0.1."
         )
-    for name, member in values["regularization"].items():
-        if member.get("patience", 0) >= values["epochs"]:
-            yield (
-                f"`regularization.{name}.patience` must be shorter than the run, got patience={member['patience']} "
-                f"with epochs={values['epochs']}. Try regularization.{name}.patience={max(1, values['epochs'] // 3)}."
-            )
+    yield from _patience_contradictions(values)
     if values["model"].get("kernel_size", 1) % 2 == 0:
         size = values["model"]["kernel_size"]
         yield f"`model.kernel_size` must be odd, got {size}. Try model.kernel_size={size + 1}."
     if values["repeat"] and values["resume"]:
         yield "`repeat` and `resume` must not be given together. Leave one of them out."
+
+
+def _patience_contradictions(values: dict[str, Any]) -> Iterator[str]:
+    """Parts that watch validations: their patience ends before the run does, and there are validations to watch."""
+    members = {f"regularization.{name}": member for name, member in values["regularization"].items()}
+    validated = values["trainer"].get("limit_val_batches") != 0 and values["data"].get("val_fraction") != 0
+    for key, part in {"scheduler": values["scheduler"], **members}.items():
+        if part.get("patience", 0) >= values["epochs"]:
+            yield (
+                f"`{key}.patience` must be shorter than the run, got patience={part['patience']} "
+                f"with epochs={values['epochs']}. Try {key}.patience={max(1, values['epochs'] // 3)}."
+            )
+        if part.get("monitor") and not validated:
+            what, instead = ("scheduler=plateau", "scheduler=cosine") if key == "scheduler" else (key, "leave it out")
+            yield (
+                f"`{what}` must have validations to watch {part['monitor']} in, but there are none. "
+                f"Try data.val_fraction=0.1 and trainer.limit_val_batches=1.0, or {instead}."
+            )
 
 
 def _schedule_contradictions(values: dict[str, Any], metrics: list[str] | None) -> Iterator[str]:
@@ -162,12 +188,6 @@ def _schedule_contradictions(values: dict[str, Any], metrics: list[str] | None) 
         yield (
             f"`scheduler.monitor` must be a metric that this run logs, got {monitor}. "
             f"Try scheduler.monitor={' or '.join(metrics)}."
-        )
-    without_validation = values["trainer"].get("limit_val_batches") == 0 or values["data"].get("val_fraction") == 0
-    if monitor and without_validation:
-        yield (
-            f"`scheduler=plateau` must have validations to watch {monitor} in, but there are none. "
-            "Try data.val_fraction=0.1 and trainer.limit_val_batches=1.0, or scheduler=cosine."
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from tunelab.errors import ConfigError
 
@@ -94,8 +95,12 @@ class RunFolder:
     @property
     def config(self) -> DictConfig:
         """The resolved config of the run."""
-        cfg = OmegaConf.load(self.path / "config.yaml")
-        assert isinstance(cfg, DictConfig)
+        try:
+            cfg = OmegaConf.load(self.path / "config.yaml")
+        except (OSError, ValueError, YAMLError) as error:
+            raise ConfigError(_damaged(self.path / "config.yaml", str(error))) from None
+        if not isinstance(cfg, DictConfig):
+            raise ConfigError(_damaged(self.path / "config.yaml", "it has no keys"))
         return cfg
 
     @property
@@ -122,9 +127,18 @@ class RunFolder:
         return path
 
     def _json(self, name: str) -> dict[str, Any]:
-        values = json.loads((self.path / name).read_text(encoding="utf-8"))
-        assert isinstance(values, dict)
+        try:
+            values = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(_damaged(self.path / name, str(error))) from None
+        if not isinstance(values, dict):
+            raise ConfigError(_damaged(self.path / name, "it has no keys"))
         return values
+
+
+def _damaged(path: Path, reason: str) -> str:
+    first, *_ = reason.splitlines() or [""]
+    return f"`{path}` must be as the run wrote it, but cannot be read: {first}. Name the folder of another run."
 
 
 def _recent_runs() -> str:

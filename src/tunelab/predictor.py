@@ -69,10 +69,17 @@ class Predictor:
                     f"missing: {_first(missing)}.{hint} It needs {_first(names)}."
                 )
             rows = rows[list(names)]
+            if rows.empty:
+                raise ConfigError("`input` must have at least one row below its header, got none.")
             wrong = [str(c) for c in rows.columns if not pd.api.types.is_numeric_dtype(rows[c])]
             if wrong:
                 raise ConfigError(f"`input` must have numbers in its columns, got text in {_first(wrong)}.")
-        values = np.asarray(rows, dtype=np.float64)
+        try:
+            values = np.asarray(rows, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"`input` must have numbers in rows of equal length, but {error}.") from None
+        if len(values) == 0:
+            raise ConfigError("`input` must have at least one row, got none.")
         if values.ndim < 2 or values[0].size != len(names):
             raise ConfigError(f"`input` must have {len(names)} values in each row, got shape {values.shape}.")
         bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))

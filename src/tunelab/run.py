@@ -38,13 +38,13 @@ def build(node: Any, **keywords: Any) -> Any:
 
     try:
         return instantiate(node, **keywords, _convert_="all", _execution_whitelist_=whitelist())
-    except InstantiationException as error:
-        cause = error.__cause__
+    except (InstantiationException, TypeError, ValueError) as error:
+        cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ConfigError) and cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, ConfigError):
             raise cause from None
-        first, *_ = str(cause or error).splitlines()
+        first, *_ = str(cause).splitlines()
         key = str(error).rsplit("full_key: ", 1)[-1] if "full_key: " in str(error) else node.get("_target_", "")
         raise ConfigError(f"`{key}` must be given arguments that it takes: {first}") from error
 
@@ -78,30 +78,12 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
 
     data: LightningDataModule = build(cfg.data)
     task: LightningModule = build(cfg.task)
-    objective = Objective(cfg.objective, cfg.objective_direction)
-    loggers = [build(logger, save_dir=str(folder))() for logger in cfg.logger.values()]
-    for logger in loggers:
+    objective, throughput = Objective(cfg.objective, cfg.objective_direction), Throughput()
+    # the objective comes first: the callbacks after it may read what it found
+    trainer = build_trainer(cfg, folder, [objective, throughput, Opening(cfg, start, folder)])
+    for logger in trainer.loggers:
         if resumed and hasattr(logger, "resume_from"):
             logger.resume_from(resumed["global_step"])
-    # the objective comes first: the callbacks after it may read what it found
-    throughput = Throughput()
-    callbacks: list[Callback] = [objective, throughput, Opening(cfg, start, folder)]
-    if cfg.trainer.enable_progress_bar:
-        callbacks.append(Progress(objective))
-    callbacks += [build(callback) for callback in cfg.callbacks.values()]
-    profiler = build(cfg.profiler)
-    if profiler is not None:
-        profiler.dirpath = folder
-    trainer: Trainer = build(
-        cfg.trainer,
-        logger=loggers,
-        callbacks=callbacks,
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        profiler=profiler,
-        plugins=AtomicCheckpointIO(),
-        default_root_dir=str(folder),
-        **QUIET,
-    )
 
     record(folder, cfg, start)
     try:
@@ -118,10 +100,37 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # what was asked about is the fit
         result["test"] = score(trainer, task, data, best_checkpoint(trainer))
     write_json(folder / "result.json", result)
-    for logger in loggers:
+    for logger in trainer.loggers:
         if hasattr(logger, "close"):
             logger.close()
     return result
+
+
+def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
+    """The trainer of a recipe, with its callbacks, loggers and profiler, all of which write into the run's folder.
+
+    Args:
+        cfg: The completed recipe.
+        folder: The run's folder.
+        callbacks: Those of the run itself, an `Objective` first; the recipe's come after them.
+    """
+    if cfg.trainer.enable_progress_bar:
+        callbacks = [*callbacks, Progress(next(c for c in callbacks if isinstance(c, Objective)))]
+    callbacks = [*callbacks, *(build(callback) for callback in cfg.callbacks.values())]
+    profiler = build(cfg.profiler)
+    if profiler is not None:
+        profiler.dirpath = folder
+    trainer: Trainer = build(
+        cfg.trainer,
+        logger=[build(logger, save_dir=str(folder))() for logger in cfg.logger.values()],
+        callbacks=callbacks,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        profiler=profiler,
+        plugins=AtomicCheckpointIO(),
+        default_root_dir=str(folder),
+        **QUIET,
+    )
+    return trainer
 
 
 QUIET = {"num_sanity_val_steps": 0, "enable_model_summary": False}

@@ -40,7 +40,7 @@ def untrusted_targets(values: dict[str, Any]) -> Iterator[str]:
     """
     allowed = whitelist()
     seen = set()
-    for key, target in _targets(values):
+    for key, target in sorted(_targets(values), key=lambda found: found[0].count(".")):
         if not any(target.startswith(p[:-1]) if p.endswith(".*") else target == p for p in allowed):
             if target in seen:
                 continue  # the task repeats the parts that it uses

@@ -25,4 +25,4 @@ class TorchProfiler(PyTorchProfiler):
 
     def __init__(self, filename: str, wait: int, warmup: int, active: int, **kwargs: Any) -> None:
         schedule = torch.profiler.schedule(wait=wait, warmup=warmup, active=active, repeat=1)
-        super().__init__(filename=filename, schedule=schedule, **kwargs)
+        super().__init__(filename=filename, schedule=schedule, acc_events=True, **kwargs)

@@ -35,7 +35,7 @@ class SupervisedTask(LightningModule):
         optimizer: Makes an optimizer from parameter groups.
         parameter_groups: Makes parameter groups from a model and a weight decay.
         scheduler: Makes a schedule from an optimizer, `total_steps` and `steps_per_epoch`.
-        regularization: Members with `penalty(model)`, and callbacks.
+        regularization: Members with `penalty(model)`, callbacks, and empty ones that have only set a dial.
         clipping: Limits the gradients of the parameters it is given; None for no limit.
         metrics: Makes each metric; logged as val/<name> and test/<name>.
         seed: What dropout and everything else random in a step follows from, together with the step.
@@ -58,7 +58,7 @@ class SupervisedTask(LightningModule):
         super().__init__()
         self.make_model, self.init, self.loss = model, init, loss
         self.make_optimizer, self.make_groups, self.make_scheduler = optimizer, parameter_groups, scheduler
-        self.regularizers = [r for r in regularization.values() if not isinstance(r, Callback)]
+        self.regularizers = [r for r in regularization.values() if hasattr(r, "penalty")]
         self.callbacks = [r for r in regularization.values() if isinstance(r, Callback)]
         self.clipping, self.make_metrics, self.seed = clipping, metrics, seed
         self.model: nn.Module | None = None
@@ -107,7 +107,8 @@ class SupervisedTask(LightningModule):
             self.spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
         self.prepare_spec(self.spec)
         self.model = self._build_model(self.spec)
-        self.init(self.model)
+        call("init", self.init, self.model)
+        self._try_model(self.model, self.spec)
         metrics = MetricCollection({name: self._build_metric(make) for name, make in self.make_metrics.items()})
         self.evaluation = nn.ModuleDict(
             {part: nn.ModuleList([MeanMetric(), metrics.clone(prefix=f"{part}/")]) for part in ("val", "test")}
@@ -123,13 +124,30 @@ class SupervisedTask(LightningModule):
             )
         shapes = {"input_shape": spec.input_shape, "output_size": spec.output_size}
         accepted = inspect.signature(target).parameters
-        return self.make_model(**{name: value for name, value in shapes.items() if name in accepted})
+        model = call("model", self.make_model, **{name: v for name, v in shapes.items() if name in accepted})
+        assert isinstance(model, nn.Module)
+        return model
+
+    def _try_model(self, model: nn.Module, spec: DataSpec) -> None:
+        """Passes two examples of zeros through the model, so that one that does not fit is refused before the fit."""
+        inputs = torch.zeros(2, *spec.input_shape)
+        training = model.training
+        with torch.no_grad():
+            outputs = call("model", model.eval(), inputs)
+        model.train(training)
+        if isinstance(outputs, Tensor) and outputs.shape != (2, spec.output_size):
+            raise ConfigError(
+                f"`model` must map inputs of shape {tuple(inputs.shape)} to outputs of shape {(2, spec.output_size)}, "
+                f"got {tuple(outputs.shape)}. End it in a layer of {spec.output_size} values."
+            )
 
     def _build_metric(self, make: Callable[..., Metric]) -> Metric:
         assert self.spec is not None
         target = make.func if isinstance(make, partial) else make
         needs_classes = "num_classes" in inspect.signature(target).parameters
-        return make(num_classes=self.spec.output_size) if needs_classes else make()
+        metric = call("task.metrics", make, **({"num_classes": self.spec.output_size} if needs_classes else {}))
+        assert isinstance(metric, Metric)
+        return metric
 
     def configure_callbacks(self) -> list[Callback]:
         return self.callbacks
@@ -137,11 +155,13 @@ class SupervisedTask(LightningModule):
     def configure_optimizers(self) -> Any:
         assert self.model is not None
         keywords = getattr(self.make_optimizer, "keywords", {})
-        optimizer = self.make_optimizer(self.make_groups(self.model, weight_decay=keywords.get("weight_decay", 0.0)))
+        groups = self.make_groups(self.model, weight_decay=keywords.get("weight_decay", 0.0))
+        optimizer = call("optimizer", self.make_optimizer, groups)
         total_steps = int(self.trainer.estimated_stepping_batches)
         assert self.trainer.max_epochs is not None
         steps_per_epoch = max(1, total_steps // self.trainer.max_epochs)
-        scheduler = self.make_scheduler(optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+        scheduler = call("scheduler", self.make_scheduler, optimizer, **lengths)
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -226,6 +246,27 @@ class SupervisedTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights(checkpoint["state_dict"], self.state_dict())
+
+
+def call(key: str, make: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """Calls a part that the user configured, and says in words what it refuses.
+
+    Args:
+        key: Where the part stands in the config.
+        make: The part.
+        *arguments: For it.
+        **keywords: For it.
+
+    Raises:
+        ConfigError: With the part's own reason.
+    """
+    try:
+        return make(*arguments, **keywords)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
+        first, *_ = str(error).splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f"`{key}` must be given arguments that it takes: {first}. Look at it by --cfg job."
+        ) from error
 
 
 def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

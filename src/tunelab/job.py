@@ -1,0 +1,122 @@
+"""One job of a command line: what Hydra calls with the composed config of each run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from tunelab import catalogue
+from tunelab.config import MEMBER_GROUPS, validate
+from tunelab.errors import ConfigError
+from tunelab.folder import RunFolder
+
+log = logging.getLogger("tunelab")
+
+RESUME_MAY_CHANGE = ("epochs", "threads", "callbacks", "logger", "trainer")
+
+COMMAND_VARIABLE = "TUNELAB_COMMAND"
+"""Where the command line is kept as it was typed, before we tell Hydra more; a launcher's processes inherit it."""
+
+
+def program() -> str:
+    """How this process was called: python train.py, python scripts/evaluate.py, tunelab."""
+    path = Path(sys.argv[0])
+    if path.suffix != ".py":
+        return path.name
+    return f"python scripts/{path.name}" if path.parent.name == "scripts" else f"python {path.name}"
+
+
+def train_job(cfg: DictConfig) -> float | None:
+    """What Hydra calls for each job of a command line.
+
+    Returns:
+        The best value of the objective, for Hydra's sweepers.
+    """
+    job = HydraConfig.get()
+    multirun = job.mode == RunMode.MULTIRUN
+    folder = Path(job.runtime.output_dir)
+    new = not cfg.resume
+    try:
+        recipe, start, checkpoint = _recipe(cfg)
+        if multirun:
+            validate(recipe, [o.key_or_group for o in catalogue.parse(list(job.overrides.task))])
+            with open_dict(recipe):
+                recipe.test = False  # the test set is never used to choose among runs
+            _check_direction(recipe, job.sweeper)
+        from tunelab.run import train
+
+        result = train(recipe, folder, start, checkpoint=checkpoint)
+    except ConfigError as error:
+        log.error("%s", error)
+        if not multirun and new and not (folder / "checkpoints").exists():
+            logging.shutdown()
+            shutil.rmtree(folder)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # of this name, unless it has other runs
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 130 and (folder / "checkpoints" / "last.ckpt").is_file():
+            log.info("Interrupted. To continue: python train.py resume=%s", _shown(folder))
+        elif stop.code == 130:
+            log.info("Interrupted before the first checkpoint: there is nothing to continue from.")
+        raise
+    from tunelab.summary import show_result
+
+    show_result(result, folder)
+    best = result["objective"]["best"]
+    return float(best) if best is not None else None
+
+
+def _check_direction(recipe: DictConfig, sweeper: DictConfig) -> None:
+    """Refuses a search that would look for the worst: Hydra's Optuna sweeper minimizes unless told otherwise."""
+    from tunelab.run import direction
+
+    searched = sweeper.get("direction")
+    name = str(getattr(searched, "name", searched)).lower()
+    wanted = recipe.objective_direction or direction(recipe)
+    if name in ("minimize", "maximize") and name != wanted:
+        raise ConfigError(
+            f"`hydra.sweeper.direction` must be that of the objective, got {name} for {recipe.objective}. "
+            f"Add hydra.sweeper.direction={wanted}."
+        )
+
+
+def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
+    """The config to run, how it was asked for, and the checkpoint to begin from."""
+    from tunelab.record import Start
+
+    job = HydraConfig.get()
+    choices = {str(g): option for g, option in job.runtime.choices.items() if not str(g).startswith("hydra/")}
+    # Hydra does not record what was chosen in a list
+    choices |= {group: list(cfg[group]) for group in MEMBER_GROUPS}
+    if cfg.repeat:
+        run = RunFolder.find(cfg.repeat, "repeat")
+        recipe = run.config
+        recipe.name = cfg.name
+        return recipe, Start(os.environ[COMMAND_VARIABLE], run.record["overrides"], run.record["choices"]), None
+    if cfg.resume:
+        run = RunFolder.find(cfg.resume, "resume")
+        changed = {o.split("=")[0].lstrip("+~").split(".")[0] for o in job.overrides.task} & set(RESUME_MAY_CHANGE)
+        recipe, given = run.config, Path(cfg.resume)
+        overrides = list(run.record["overrides"])
+        if changed:
+            for key in RESUME_MAY_CHANGE:
+                recipe[key] = cfg[key]
+            overrides = [o for o in job.overrides.task if not o.startswith("resume=")]
+        start = Start(os.environ[COMMAND_VARIABLE], overrides, choices if changed else run.record["choices"])
+        return recipe, start, given if given.is_file() else run.checkpoint("last")
+    return cfg, Start(os.environ[COMMAND_VARIABLE], list(job.overrides.task), choices), None
+
+
+def _shown(folder: Path) -> Path:
+    """Relative to where the user stands, if it is below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -1,0 +1,394 @@
+"""What a recipe must satisfy: ranges, rules between keys, and the sentence for each that is broken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel
+from test_command import refused, typed
+
+from tunelab import schema
+from tunelab.config import logged_metrics, plain, validate
+from tunelab.errors import MOST_LINES, ConfigError, did_you_mean, show
+
+Compose = Callable[..., DictConfig]
+
+# (what is typed, the rule it breaks, what to type instead)
+RANGES = [
+    ("name=a/b", "be a folder's name without a slash", "name=my_run"),
+    ("name=null", "be text", "name=my_run"),
+    ("seed=-1", "be at least 0", "seed=0"),
+    ("seed=4294967296", "be less than 4.29497e+09", "seed=0"),
+    ("seed=1.5", "be a whole number", "seed=0"),
+    ("threads=0", "be at least 1", "threads=2"),
+    ("threads=2000", "be at most 1024", "threads=2"),
+    ("epochs=0", "be at least 1", "epochs=30"),
+    ("epochs=2.5", "be a whole number", "epochs=30"),
+    ("epochs=true", "be a whole number", "epochs=30"),
+    ("batch_size=0", "be at least 1 or be 'full'", "batch_size=64"),
+    ("batch_size=-1", "be at least 1 or be 'full'", "batch_size=64"),
+    ("batch_size=1.5", "be a whole number or be 'full'", "batch_size=64"),
+    ("batch_size=fulll", "be a whole number or be 'full'", "batch_size=64"),
+    ("lr=abc", "be a number", "lr=0.001"),
+    ("lr=true", "be a number", "lr=0.001"),
+    ("lr=null", "be a number", "lr=0.001"),
+    ("lr=[0.1]", "be a number", "lr=0.001"),
+    ("lr=nan", "be a finite number", "lr=0.001"),
+    ("lr=inf", "be a finite number", "lr=0.001"),
+    ("lr=0", "be greater than 0", "lr=0.001"),
+    ("lr=-1", "be greater than 0", "lr=0.001"),
+    ("weight_decay=-0.1", "be at least 0", "weight_decay=0.01"),
+    ("weight_decay=inf", "be a finite number", "weight_decay=0.01"),
+    ("dropout=1", "be less than 1", "dropout=0.2"),
+    ("dropout=-0.1", "be at least 0", "dropout=0.2"),
+    ("dropout=nan", "be a finite number", "dropout=0.2"),
+    ("label_smoothing=1", "be less than 1", "label_smoothing=0.1"),
+    ("warmup_steps=-1", "be at least 0", "warmup_steps=100"),
+    ("warmup_fraction=1", "be less than 1", "warmup_fraction=0.05"),
+    ("objective=null", "be text", "objective=val/loss"),
+    ("objective_direction=up", "be 'minimize' or 'maximize'", "objective_direction=minimize"),
+    ("test=1", "be true or false", "test=true"),
+    ("size.width=0", "be at least 1", "size.width=128"),
+    ("size.depth=0", "be at least 1", "size.depth=2"),
+    ("model=cnn model.kernel_size=0", "be at least 1", "model.kernel_size=3"),
+    ("model.normalization=group", "be 'none', 'batch' or 'layer'", "model.normalization=none"),
+    ("optimizer.betas=[0.9]", "have 2 numbers", "optimizer.betas=[0.9,0.999]"),
+    ("optimizer.betas=0.9", "be a list", "optimizer.betas=[0.9,0.999]"),
+    ("optimizer=momentum optimizer.momentum=1", "be less than 1", "optimizer.momentum=0.9"),
+    ("optimizer.eps=0", "be greater than 0", "optimizer.eps=1e-08"),
+    ("scheduler.eta_min=-1", "be at least 0", "scheduler.eta_min=1e-05"),
+    ("scheduler=step scheduler.every_epochs=0", "be at least 1", "scheduler.every_epochs=30"),
+    ("scheduler=step scheduler.factor=1", "be less than 1", "scheduler.factor=0.1"),
+    ("scheduler=plateau scheduler.patience=-1", "be at least 0", "scheduler.patience=10"),
+    ("regularization=[l1] regularization.l1.strength=-1", "be at least 0", "regularization.l1.strength=0.0001"),
+    (
+        "regularization=[early_stopping] regularization.early_stopping.patience=0",
+        "be at least 1",
+        "regularization.early_stopping.patience=10",
+    ),
+    (
+        "regularization=[early_stopping] regularization.early_stopping.min_delta=-1",
+        "be at least 0",
+        "regularization.early_stopping.min_delta=0.0",
+    ),
+    ("clipping=norm clipping.max_norm=0", "be greater than 0", "clipping.max_norm=1.0"),
+    ("clipping=norm clipping.norm_type=0", "be greater than 0", "clipping.norm_type=2.0"),
+    ("clipping=value clipping.clip_value=0", "be greater than 0", "clipping.clip_value=0.5"),
+    ("data.val_fraction=1", "be less than 1", "data.val_fraction=0.1"),
+    ("data.test_fraction=-0.1", "be at least 0", "data.test_fraction=0.1"),
+    ("data.split_seed=-1", "be at least 0", "data.split_seed=0"),
+    ("data.shuffle=1", "be true or false", "data.shuffle=true"),
+    ("trainer.devices=1.5", "be a whole number or be text or be a list", "trainer.devices=1"),
+    ("trainer.accumulate_grad_batches=0", "be at least 1", "trainer.accumulate_grad_batches=1"),
+    ("trainer.check_val_every_n_epoch=0", "be at least 1", "trainer.check_val_every_n_epoch=1"),
+    ("trainer.log_every_n_steps=0", "be at least 1", "trainer.log_every_n_steps=50"),
+    ("trainer.deterministic=1", "be true or false", "trainer.deterministic=true"),
+]
+WITHOUT_A_RANGE = {"scheduler.monitor", "repeat", "resume"}  # any text
+
+
+def mistakes(cfg: DictConfig, *typed_keys: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as refusal:
+        validate(cfg, typed_keys)
+    return refusal.value.mistakes
+
+
+@pytest.mark.parametrize(("words", "rule", "remedy"), RANGES, ids=[row[0] for row in RANGES])
+def test_a_value_out_of_its_range_is_refused_with_the_rule_and_a_remedy(
+    compose: Compose, words: str, rule: str, remedy: str
+) -> None:
+    key, value = words.split()[-1].split("=")
+    assert mistakes(compose(*words.split()))[0] == f"`{key}` must {rule}, got {_spaced(value)}. Try {remedy}."
+
+
+def test_a_number_of_a_list_out_of_its_range_is_named(compose: Compose) -> None:
+    said = mistakes(compose("optimizer.betas=[0.9,1]"))
+    assert said == ("`optimizer.betas` must be less than 1, got 1. Try optimizer.betas=[0.9,0.999].",)
+
+
+@pytest.mark.parametrize("remedy", sorted({row[2] for row in RANGES}))
+def test_every_remedy_for_a_range_is_itself_accepted(compose: Compose, remedy: str) -> None:
+    part = {
+        "model.kernel_size": ["model=cnn"],
+        "optimizer.momentum": ["optimizer=momentum"],
+        "scheduler.every_epochs": ["scheduler=step"],
+        "scheduler.factor": ["scheduler=step"],
+        "scheduler.patience": ["scheduler=plateau"],
+        "clipping.max_norm": ["clipping=norm"],
+        "clipping.norm_type": ["clipping=norm"],
+        "clipping.clip_value": ["clipping=value"],
+    }
+    key = remedy.split("=")[0]
+    member = [f"regularization=[{key.split('.')[1]}]"] if key.startswith("regularization.") else []
+    cfg = compose(*part.get(key, []), *member, remedy)
+    validate(cfg, [key])
+    assert show(OmegaConf.select(cfg, key)) == _spaced(remedy.split("=")[1])
+
+
+def _spaced(value: str) -> str:
+    return value.replace(",", ", ")
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The keys of a schema that hold a value and not a group."""
+    for name, field in model.model_fields.items():
+        inner = re.findall(r"tunelab\.schema\.(\w+)", str(field.annotation))
+        parts = [part for part in inner if part != "Direction"]
+        if not parts:
+            yield prefix + name
+            continue
+        part = getattr(schema, parts[0])
+        member = "*." if "dict[" in str(field.annotation) else ""
+        yield from leaves(part, f"{prefix}{name}.{member}")
+
+
+def test_every_key_of_the_schema_has_its_range_tested() -> None:
+    tested = {row[0].split()[-1].split("=")[0] for row in RANGES}
+    tested = {re.sub(r"^regularization\.\w+\.", "regularization.*.", key) for key in tested}
+    assert tested == set(leaves(schema.Recipe)) - WITHOUT_A_RANGE
+
+
+@pytest.mark.parametrize(
+    "words", ["batch_size=full", "threads=null", "threads=1", "seed=4294967295", "lr=1", "dropout=0.999", "test=false"]
+)
+def test_a_value_at_the_edge_of_its_range_is_accepted(compose: Compose, words: str) -> None:
+    key, value = words.split("=")
+    cfg = compose(words)
+    validate(cfg, [key])
+    assert show(cfg[key]) == value
+
+
+def test_all_mistakes_are_said_at_once_but_at_most_eight_lines_and_how_many_more(compose: Compose) -> None:
+    wrong = ["seed=-1", "threads=0", "epochs=0", "batch_size=0", "lr=-1", "weight_decay=-1", "dropout=1"]
+    wrong += ["label_smoothing=2", "warmup_steps=-1", "warmup_fraction=1", "size.width=0"]
+    with pytest.raises(ConfigError) as refusal:
+        validate(compose(*wrong))
+    keys = [re.match(r"`([\w.]+)`", mistake)[1] for mistake in refusal.value.mistakes]  # type: ignore[index]
+    assert keys == [word.split("=")[0] for word in wrong]
+    lines = str(refusal.value).splitlines()
+    assert lines == [*refusal.value.mistakes[:MOST_LINES], "and 3 more"]
+    assert len(lines) == 8 + 1
+
+
+def test_eight_mistakes_are_all_shown() -> None:
+    assert str(ConfigError(*"abcdefgh")).splitlines() == list("abcdefgh")
+
+
+def test_ranges_unread_keys_and_targets_are_judged_together(compose: Compose) -> None:
+    cfg = compose("lr=-1", "+lrr=2", "model._target_=os.system")
+    starts = [mistake.split(" must ")[0] for mistake in mistakes(cfg, "lr", "lrr")]
+    assert starts == ["`lr`", "`lrr`", "`model._target_`"]
+
+
+# ---- rules between keys
+
+CONTRADICTIONS = [
+    (
+        "warmup_steps=10 warmup_fraction=0.1",
+        "`warmup_steps` and `warmup_fraction` must not be given together, got 10 and 0.1. Leave one of them out.",
+    ),
+    (
+        "scheduler=plateau scheduler.monitor=val/acc",
+        "`scheduler.monitor` must be a metric that this run logs, got val/acc. "
+        "Try scheduler.monitor=val/loss or val/accuracy.",
+    ),
+    (
+        "scheduler=plateau data.val_fraction=0",
+        " must have validations to watch val/accuracy in, but there are none. "
+        "Try data.val_fraction=0.1 and trainer.limit_val_batches=1.0",
+    ),
+    (
+        "scheduler=plateau trainer.limit_val_batches=0",
+        " must have validations to watch val/accuracy in, but there are none. "
+        "Try data.val_fraction=0.1 and trainer.limit_val_batches=1.0",
+    ),
+    (
+        "data=diabetes label_smoothing=0.1",
+        "`label_smoothing` must be read by a chosen part, got label_smoothing=0.1, but none of them reads it. "
+        "Leave it out, or choose loss=cross_entropy.",
+    ),
+    (
+        "data=diabetes regularization=[label_smoothing]",
+        "`label_smoothing` must be read by a chosen part, got label_smoothing=0.1, but none of them reads it. "
+        "Leave it out, or choose loss=cross_entropy.",
+    ),
+    ("loss=mse", "`loss` must fit the task, got loss=mse with classification. Try loss=cross_entropy."),
+    (
+        "data=diabetes loss=cross_entropy",
+        "`loss` must fit the task, got loss=cross_entropy with regression. Try loss=mse or loss=mae or loss=huber.",
+    ),
+    (
+        "task=regression",
+        "`loss` must fit the task, got loss=cross_entropy with regression. Try loss=mse or loss=mae or loss=huber.",
+    ),
+    (
+        "objective=val/acc",
+        "`objective` must be a metric that this run logs, got val/acc. Try objective=val/loss or val/accuracy.",
+    ),
+    (
+        "data=diabetes objective=val/accuracy",
+        "`objective` must be a metric that this run logs, got val/accuracy. "
+        "Try objective=val/loss or val/mae or val/rmse or val/r2.",
+    ),
+    (
+        "regularization=[early_stopping] epochs=10",
+        "`regularization.early_stopping.patience` must be shorter than the run, got patience=10 with epochs=10. "
+        "Try regularization.early_stopping.patience=3.",
+    ),
+    (
+        "scheduler.eta_min=0.001",
+        "`scheduler.eta_min` must be less than lr, got eta_min=0.001, lr=0.001. Try scheduler.eta_min=1e-05.",
+    ),
+    (
+        "lr=1e-4 scheduler.eta_min=1e-3",
+        "`scheduler.eta_min` must be less than lr, got eta_min=0.001, lr=0.0001. Try scheduler.eta_min=1e-06.",
+    ),
+    (
+        "data.val_fraction=0.5 data.test_fraction=0.5",
+        "`data.val_fraction` + `data.test_fraction` must be less than 1, got 0.5 + 0.5. "
+        "Try data.val_fraction=0.1 data.test_fraction=0.1.",
+    ),
+    (
+        "model=cnn model.kernel_size=4",
+        "`model.kernel_size` must be odd, got 4. Try model.kernel_size=5.",
+    ),
+    ("repeat=here resume=there", "`repeat` and `resume` must not be given together. Leave one of them out."),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), CONTRADICTIONS, ids=[row[0] for row in CONTRADICTIONS])
+def test_keys_that_contradict_each_other_are_refused_with_a_remedy(compose: Compose, words: str, sentence: str) -> None:
+    keys = [word.split("=")[0] for word in words.split()]
+    said = mistakes(compose(*words.split()), *keys)
+    assert [sentence in mistake for mistake in said].count(True) == 1, said
+
+
+def test_plateau_patience_longer_than_the_run_is_refused(compose: Compose) -> None:
+    said = mistakes(compose("scheduler=plateau", "scheduler.patience=30", "epochs=20"))
+    assert re.search(r"`scheduler\.patience` must be shorter than the run, got patience=30 with epochs=20\.", said[0])
+
+
+def test_early_stopping_without_validations_is_refused(compose: Compose) -> None:
+    said = mistakes(compose("regularization=[early_stopping]", "data.val_fraction=0"))
+    assert re.search(r"early_stopping.*must have validations.*val_fraction", said[0])
+
+
+def test_contradictions_too_are_said_together(compose: Compose) -> None:
+    said = mistakes(compose("warmup_steps=1", "warmup_fraction=0.1", "scheduler.eta_min=1", "objective=val/x"))
+    assert [re.findall(r"`([\w.]+)`", mistake)[0] for mistake in said] == [
+        "objective",
+        "warmup_steps",
+        "scheduler.eta_min",
+    ]
+
+
+def test_a_zero_label_smoothing_with_mse_is_no_contradiction(compose: Compose) -> None:
+    cfg = compose("data=diabetes")
+    validate(cfg)
+    assert (cfg.label_smoothing, cfg.loss._target_) == (0.0, "torch.nn.MSELoss")
+
+
+def test_a_zero_that_the_user_typed_for_what_nothing_reads_is_refused(compose: Compose) -> None:
+    said = mistakes(compose("data=diabetes", "label_smoothing=0.0"), "data", "label_smoothing")
+    assert "`label_smoothing` must be read by a chosen part, got label_smoothing=0.0" in said[0]
+
+
+def test_the_logged_metrics_are_the_loss_and_those_of_the_task(compose: Compose) -> None:
+    values = plain(compose("data=diabetes"), resolve=True)
+    assert logged_metrics(values) == ["val/loss", "val/mae", "val/rmse", "val/r2"]
+
+
+def test_an_objective_that_is_never_logged_is_refused_at_the_command_line_with_those_that_are(tmp_path: Path) -> None:
+    assert "Try objective=val/loss or val/accuracy." in refused(typed(tmp_path, "objective=val/f1"), 1)
+
+
+def test_a_warmup_as_long_as_the_run_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    text = refused(typed(tmp_path, "size=tiny", "epochs=2", "warmup_steps=46"), 1)  # 1437 examples in 64s: 23 steps
+    assert "`warmup_steps` must be less than the 46 steps of the run, got 46. Try warmup_steps=2" in text
+
+
+def test_a_warmup_one_step_shorter_than_the_run_is_accepted(tmp_path: Path) -> None:
+    assert typed(tmp_path, "size=tiny", "epochs=2", "warmup_steps=45").code == 0
+
+
+# ---- with a config folder of the user's own
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder for --config-dir, with a model that has no dropout and an experiment for sgd."""
+    conf = tmp_path / "own"
+    (conf / "model").mkdir(parents=True)
+    (conf / "model" / "dry.yaml").write_text(
+        "_target_: tunelab.models.MLP\n_partial_: true\nwidth: ${size.width}\ndepth: 1\nactivation: ${activation}\n"
+    )
+    (conf / "experiment").mkdir()
+    (conf / "experiment" / "slow.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /optimizer: sgd\n  - override /size: tiny\nepochs: 1\nlr: 0.003\n"
+    )
+    return conf
+
+
+@pytest.mark.parametrize("words", [("dropout=0.1",), ("regularization=[dropout]",), ("regularization=[l1,dropout]",)])
+def test_dropout_with_a_model_that_does_not_read_it_is_refused(
+    tmp_path: Path, own: Path, words: tuple[str, ...]
+) -> None:
+    text = refused(typed(tmp_path, "--config-dir", str(own), "model=dry", *words), 1)
+    value = "0.1" if words == ("dropout=0.1",) else "0.2"
+    assert f"`dropout` must be read by a chosen part, got dropout={value}, but none of them reads it." in text
+    assert "Leave it out, or choose model=mlp." in text
+
+
+def test_a_model_that_does_not_read_dropout_runs_without_it(tmp_path: Path, own: Path) -> None:
+    outcome = typed(tmp_path, "--config-dir", str(own), "model=dry", "size=tiny", "epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert "digits · dry tiny" in outcome.text
+
+
+def test_the_lr_of_an_experiment_is_refused_for_another_optimizer(tmp_path: Path, own: Path) -> None:
+    text = refused(typed(tmp_path, "--config-dir", str(own), "experiment=slow", "optimizer=adam"), 1)
+    assert (
+        "`lr` must be given when an experiment's optimizer is changed, got lr=0.003, which slow has for sgd. "
+        "Try lr=0.001, the own lr of adam." in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "lr"),
+    [
+        (("optimizer=adam", "lr=0.002"), "adam lr 0.002"),
+        (("optimizer=sgd",), "sgd lr 0.003"),
+        ((), "sgd lr 0.003"),
+    ],
+)
+def test_the_lr_of_an_experiment_is_kept_for_its_own_optimizer_and_may_be_given(
+    tmp_path: Path, own: Path, words: tuple[str, ...], lr: str
+) -> None:
+    outcome = typed(tmp_path, "--config-dir", str(own), "experiment=slow", *words)
+    assert outcome.code == 0, outcome.err
+    assert f" · {lr} · " in outcome.text
+
+
+def test_a_multirun_over_optimizers_does_not_slip_an_experiments_lr_past(tmp_path: Path, own: Path) -> None:
+    text = refused(typed(tmp_path, "-m", "--config-dir", str(own), "experiment=slow", "optimizer=sgd,adam"), 1)
+    assert "`lr` must be given when an experiment's optimizer is changed, got lr=0.003, which slow has for sgd." in text
+
+
+def test_a_config_dir_that_is_none_is_refused(tmp_path: Path) -> None:
+    text = refused(typed(tmp_path, "--config-dir", "nowhere", "lr=0.1"), 2)
+    assert "`--config-dir` must be a folder, got nowhere" in text
+
+
+def test_the_nearest_words_are_named_and_strangers_are_not() -> None:
+    assert did_you_mean("adan", ["adam", "adamw", "sgd"]) == " Did you mean adam or adamw?"
+    assert did_you_mean("xyz", ["adam", "adamw", "sgd"]) == ""
+
+
+def test_values_are_shown_as_they_are_typed() -> None:
+    values: list[Any] = [None, True, 0.5, "full"]
+    assert [show(value) for value in values] == ["null", "true", "0.5", "full"]
