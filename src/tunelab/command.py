@@ -59,8 +59,8 @@ def main(
         job: What to do with the composed config; by default, train.
         check: What to check in it before a folder is made.
     """
-    # Threads that wait may spin for microseconds, then sleep. With OpenMP's own limit two runs on two cores took 24 times
-    # as long as one; with this one 1.9 times, and a run alone is as fast. Read once, when torch is imported.
+    # Waiting threads spin for microseconds, then sleep. With OpenMP's own limit two runs on two cores took 24 times as
+    # long as one; with this one 1.9 times, and a run alone is as fast. Read once, when torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ[COMMAND_VARIABLE] = shlex.join(sys.argv if not sys.argv[0].endswith(".py") else ["python", *sys.argv])
