@@ -393,7 +393,7 @@ def test_the_command_works_word_for_word(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     record = yaml.safe_load((tmp_path / outcome.folder / "run.json").read_text())
     assert record["overrides"] == ["optimizer=adamw", "lr=3e-4", "epochs=2"]
-    assert re.fullmatch(r"python \S*train\.py optimizer=adamw lr=3e-4 epochs=2", record["command"])
+    assert re.fullmatch(r"python '?.*train\.py'? optimizer=adamw lr=3e-4 epochs=2", record["command"])
     assert re.findall(r"epoch \d/2", outcome.text) == ["epoch 1/2", "epoch 2/2"]
 
 
