@@ -30,7 +30,7 @@ def predict(cfg: DictConfig) -> None:
     source = Path(cfg.input)
     try:
         rows = pd.read_csv(source)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(f"`input` must be a csv with a header line, got {source}: {error}") from None
     predictions = load(cfg.run, cfg.checkpoint).predict(rows)
     target = Path(cfg.output) if cfg.output else source.with_name(f"{source.stem}-predictions.csv")

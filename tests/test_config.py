@@ -83,7 +83,7 @@ RANGES = [
     ("data.test_fraction=-0.1", "be at least 0", "data.test_fraction=0.1"),
     ("data.split_seed=-1", "be at least 0", "data.split_seed=0"),
     ("data.shuffle=1", "be true or false", "data.shuffle=true"),
-    ("trainer.devices=1.5", "be a whole number or be text or be a list", "trainer.devices=1"),
+    ("trainer.devices=1.5", "be a whole number", "trainer.devices=1"),
     ("trainer.accumulate_grad_batches=0", "be at least 1", "trainer.accumulate_grad_batches=1"),
     ("trainer.check_val_every_n_epoch=0", "be at least 1", "trainer.check_val_every_n_epoch=1"),
     ("trainer.log_every_n_steps=0", "be at least 1", "trainer.log_every_n_steps=50"),

@@ -13,6 +13,8 @@ import pytest
 from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder, claim, write_atomic, write_json
 
+RECORD = {"command": "python train.py lr=0.1", "overrides": ["lr=0.1"], "choices": {}}
+
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
@@ -75,19 +77,19 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text("lr: 0.1\n")
-    (folder / "run.json").write_text('{"overrides": ["lr=0.1"]}')
+    (folder / "run.json").write_text(json.dumps(RECORD))
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"x")
     return folder
 
 
 def test_a_run_is_found_by_its_folder_or_by_a_checkpoint_in_it(run: Path) -> None:
     for given in (run, str(run), run / "checkpoints" / "last.ckpt"):
-        assert RunFolder.find(given, "run").path == run
+        assert RunFolder.find(given, "resume").path == run
 
 
 def test_a_run_says_its_config_record_and_result(run: Path) -> None:
     found = RunFolder.find(run, "run")
-    assert (found.config.lr, found.record, found.result) == (0.1, {"overrides": ["lr=0.1"]}, {})
+    assert (found.config.lr, found.record, found.result) == (0.1, RECORD, {})
     write_json(run / "result.json", {"status": "finished"})
     assert found.result == {"status": "finished"}
 

@@ -45,7 +45,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "whitelist": (set(), set()),
     "schema": (set(), {"pydantic"}),
     "config": ({"schema", "whitelist"}, {"omegaconf"}),
-    "catalogue": ({"config"}, {"hydra", "omegaconf"}),
+    "catalogue": ({"config"}, {"hydra", "omegaconf", "yaml"}),
     "folder": (set(), {"omegaconf", "yaml"}),
     "summary": (set(), {"rich"}),
     "record": ({"folder"}, {"omegaconf"}),
@@ -61,7 +61,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "predictor": ({"checkpoints", "config", "folder", "run", "tasks"}, {"pandas"}),
     "job": ({"catalogue", "config", "folder", "record", "run", "summary"}, {"hydra", "omegaconf"}),
-    "command": ({"__init__", "catalogue", "config", "folder", "job", "schema", "whitelist"}, {"hydra", "omegaconf"}),
+    "command": (
+        {"__init__", "catalogue", "config", "folder", "job", "schema", "whitelist"},
+        {"hydra", "omegaconf", "yaml"},
+    ),
     "__init__": ({"command", "predictor"}, set()),
 }
 

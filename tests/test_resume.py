@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -264,10 +265,11 @@ def test_a_finished_run_goes_on_with_more_epochs_in_its_folder(tmp_path: Path, f
     assert after[1 : 1 + len(until)] == until
 
 
-def test_a_run_that_went_on_is_repeated_with_its_epochs(tmp_path: Path, finished: Path) -> None:
-    typed(tmp_path, "resume=run", "epochs=8")
-    outcome = typed(tmp_path, "repeat=run")
-    assert json.loads((tmp_path / outcome.folder / "result.json").read_text())["epochs"] == 8
+def test_a_run_that_was_changed_on_the_way_is_not_repeated_but_begun_anew(tmp_path: Path, finished: Path) -> None:
+    typed(tmp_path, "resume=run", "epochs=8")  # the first epochs followed another schedule than the last
+    text = refused(typed(tmp_path, "repeat=run"), 1)
+    assert "`repeat` must name a run of one recipe, but run was changed when it was resumed." in text
+    assert re.search(r"To begin anew with what it ended with, type: python train\.py .*epochs=8", text)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_what_changes_the_recipe_is_refused_with_the_command_for_a_new_run(
     text = refused(typed(tmp_path, "resume=run", word), 1)
     allowed = "epochs, threads, callbacks, logger, trainer"
     assert f"`resume` must keep the recipe but for {allowed}, got {word}." in text
-    command = re.findall(r"type: python train\.py (.*)$", text, flags=re.MULTILINE)[0].split()
+    command = shlex.split(re.findall(r"type: python train\.py (.*)$", text, flags=re.MULTILINE)[0])
     assert command == [*json.loads((finished / "run.json").read_text())["overrides"], word]
 
 

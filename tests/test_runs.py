@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,7 @@ def test_a_repetition_with_changes_is_refused_with_the_command_for_a_changed_run
 ) -> None:
     text = refused(typed(tmp_path, f"repeat={of_two_threads}", *words), 1)
     assert f"`repeat` must stand alone to be a repetition, got {' '.join(words)} beside it." in text
-    command = re.findall(r"type: python train\.py (.*)$", text, flags=re.MULTILINE)[0].split()
+    command = shlex.split(re.findall(r"type: python train\.py (.*)$", text, flags=re.MULTILINE)[0])
     recorded = json.loads((of_two_threads / "run.json").read_text())["overrides"]
     assert command == [*recorded, *words]
     made = OmegaConf.create(typed(tmp_path, "--cfg", "job", *command).out)

@@ -255,7 +255,7 @@ def test_plateau_falls_during_its_warmup_too():
 # ---- warm-up
 
 
-@pytest.mark.parametrize("total", [1, 10, 300])
+@pytest.mark.parametrize("total", [2, 10, 300])
 def test_a_warmup_as_long_as_the_run_is_refused_with_what_to_type(total):
     with pytest.raises(ConfigError) as caught:
         warmup_length(total, total, 0.0)

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from yaml import YAMLError
 
 from tunelab.config import MEMBER_GROUPS, plain
 from tunelab.errors import ConfigError, did_you_mean, show
@@ -117,7 +118,7 @@ def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) 
             good.append(override.input_line)
     try:
         cfg = loader.load_configuration(config_name, good, RunMode.RUN)
-    except HydraException:
+    except (HydraException, YAMLError):
         return
     yield from unknown_keys(cfg, [o for o in overrides if not is_group(o, known)], known)
 

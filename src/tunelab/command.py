@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from tunelab import catalogue, conf_folder
 from tunelab.config import plain, validate
@@ -77,6 +79,8 @@ def main(
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2 if isinstance(error, CommandLineError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _in_words(job: Job) -> Job:
@@ -118,7 +122,7 @@ def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> N
         overrides = _typed_overrides(name, flags.overrides)
         if not flags.multirun:
             _refuse_sweeps(overrides)
-        added = _recorded_overrides(overrides)
+        added = _recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         cfg = _compose(name, arguments, overrides)
         if flags.help:
@@ -169,7 +173,7 @@ def _check_sweep(cfg: DictConfig, overrides: list[Override]) -> None:
         choices = override.value()
         for choice in choices.list if isinstance(choices, ChoiceSweep) else []:
             trial = recipe.copy()
-            OmegaConf.update(trial, override.key_or_group, choice)
+            OmegaConf.update(trial, override.key_or_group, getattr(choice, "text", choice))  # of a quoted string
             mistakes |= dict.fromkeys(range_mistakes(plain(trial, resolve=True)))
     if mistakes:
         raise ConfigError(*mistakes)
@@ -202,7 +206,7 @@ def _compose(config_name: str, arguments: list[str], typed: list[Override]) -> D
     """The composed config with its hydra node, or every mistake that keeps it from composing."""
     try:
         return _loader().load_configuration(config_name, arguments, RunMode.RUN)  # type: ignore[no-any-return]
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         explained = list(catalogue.mistakes(_loader(), config_name, typed))
         raise CommandLineError(*(explained or [str(error).strip()])) from None
 
@@ -221,7 +225,7 @@ def _quote_path(argument: str) -> str:
     if not equals or key not in PATH_KEYS or value == "null":
         return argument
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists()
-    return argument if quoted else f"{key}={_quoted(value)}"
+    return argument if quoted else f"{key}={_quoted(Path(value).expanduser() if value.startswith('~') else value)}"
 
 
 def _quoted(value: str | Path) -> str:
@@ -230,15 +234,26 @@ def _quoted(value: str | Path) -> str:
     return '"' + re.sub(r"(\\+)$", r"\1\1", text) + '"'
 
 
-def _recorded_overrides(overrides: list[Override]) -> list[str]:
+def _recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
     """What a `repeat=` or `resume=` stands for: the overrides of the run that it names."""
-    given = {o.key_or_group: str(o.value()) for o in overrides if o.key_or_group in ("repeat", "resume") and o.value()}
+    named = {o.key_or_group: o.value() for o in overrides if o.key_or_group in ("repeat", "resume")}
+    given = {key: str(value) for key, value in named.items() if value is not None}
+    for key, value in given.items():
+        if not value or multirun:
+            raise CommandLineError(
+                f"`{key}` must name a run's folder, got {'it with -m' if multirun else 'nothing'}. Type {key}=<folder>."
+            )
     others = [o for o in overrides if o.key_or_group not in given and not o.key_or_group.startswith("hydra.")]
     if "repeat" in given and "resume" not in given:
         run = RunFolder.find(given["repeat"], "repeat")
         refused = [str(o.input_line) for o in others if o.key_or_group != "name"]
+        if any("overrides" in resume for resume in run.record.get("resumes", [])):
+            raise ConfigError(
+                f"`repeat` must name a run of one recipe, but {given['repeat']} was changed when it was resumed. "
+                f"To begin anew with what it ended with, type: {' '.join([program(), *run.record['overrides']])}"
+            )
         if refused:
-            change = " ".join(["python train.py", *run.record["overrides"], *refused])
+            change = shlex.join([*program().split(), *run.record["overrides"], *refused])
             raise ConfigError(
                 f"`repeat` must stand alone to be a repetition, got {' '.join(refused)} beside it. "
                 f"For a changed run type: {change}"
@@ -248,7 +263,7 @@ def _recorded_overrides(overrides: list[Override]) -> list[str]:
         run = RunFolder.find(given["resume"], "resume")
         for override in others:
             if override.key_or_group.split(".")[0] not in RESUME_MAY_CHANGE:
-                change = " ".join(["python train.py", *run.record["overrides"], str(override.input_line)])
+                change = shlex.join([*program().split(), *run.record["overrides"], str(override.input_line)])
                 raise ConfigError(
                     f"`resume` must keep the recipe but for {', '.join(RESUME_MAY_CHANGE)}, got {override.input_line}. "
                     f"For a new run type: {change}"
@@ -263,15 +278,16 @@ def _recorded_overrides(overrides: list[Override]) -> list[str]:
 def _check_experiment_lr(config_name: str, overrides: list[Override], arguments: list[str], cfg: DictConfig) -> None:
     """Refuses an lr that an experiment tuned for another optimizer than the one typed."""
     typed = {o.key_or_group: o for o in overrides}
-    experiment = cfg.hydra.runtime.choices.get("experiment")
-    if "optimizer" not in typed or "lr" in typed or not experiment:
+    chosen = cfg.hydra.runtime.choices.get("experiment")
+    experiments = catalogue.chosen(typed["experiment"]) if "experiment" in typed else [chosen] if chosen else []
+    if "optimizer" not in typed or "lr" in typed:
         return
-    kept = [a for a in arguments if a != typed["optimizer"].input_line]
-    plain = [a for a in kept if a.split("=")[0] != "experiment"]
-    tuned_for = _compose(config_name, kept, overrides).hydra.runtime.choices.optimizer
-    for optimizer in catalogue.chosen(typed["optimizer"]):
-        lr = _compose(config_name, [*kept, f"optimizer={optimizer}"], overrides).lr
-        own_lr = _compose(config_name, [*plain, f"optimizer={optimizer}"], overrides).lr
+    kept = [a for a in arguments if a.split("=")[0] not in ("optimizer", "experiment")]
+    for experiment, optimizer in product(experiments, catalogue.chosen(typed["optimizer"])):
+        with_it = [*kept, f"experiment={experiment}"]
+        tuned_for = _compose(config_name, with_it, overrides).hydra.runtime.choices.optimizer
+        lr = _compose(config_name, [*with_it, f"optimizer={optimizer}"], overrides).lr
+        own_lr = _compose(config_name, [*kept, f"optimizer={optimizer}"], overrides).lr
         if tuned_for != optimizer and lr != own_lr:
             raise ConfigError(
                 f"`lr` must be given when an experiment's optimizer is changed, got lr={lr:g}, which {experiment} has "

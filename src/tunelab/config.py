@@ -55,12 +55,13 @@ def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def validate(cfg: DictConfig, user_keys: Iterable[str] = ()) -> None:
+def validate(cfg: DictConfig, user_keys: Iterable[str] = (), *, recorded: bool = False) -> None:
     """Checks a composed recipe and raises all its mistakes at once.
 
     Args:
         cfg: The composed config, without the `hydra` node, interpolations unresolved.
         user_keys: The value keys that the user typed; one that nothing reads is refused.
+        recorded: Whether it is a run's record, whose interpolations are resolved: who reads a key can't be seen there.
 
     Raises:
         ConfigError: With a sentence for each mistake.
@@ -72,7 +73,11 @@ def validate(cfg: DictConfig, user_keys: Iterable[str] = ()) -> None:
         values = plain(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"`{error.full_key}` cannot be resolved: {str(error).splitlines()[0]}") from None
-    mistakes = [*range_mistakes(values), *_unread_keys(raw, user_keys), *untrusted_targets(values)]
+    mistakes = [
+        *range_mistakes(values),
+        *([] if recorded else _unread_keys(raw, user_keys)),
+        *untrusted_targets(values),
+    ]
     if not mistakes:
         mistakes = list(_contradictions(values))
     if mistakes:
@@ -146,6 +151,11 @@ def _contradictions(values: dict[str, Any]) -> Iterator[str]:
             f"got {data['val_fraction']} + {data['test_fraction']}. Try data.val_fraction=0.1 data.test_fraction=0.1."
         )
     yield from _patience_contradictions(values)
+    if str(values["trainer"].get("precision")).startswith("16") and values["optimizer"].get("fused"):
+        yield (
+            f"`trainer.precision` must not be {values['trainer']['precision']} with a fused optimizer, which unscales "
+            "the gradients only after they are clipped. Try optimizer.fused=false or trainer.precision=bf16-mixed."
+        )
     if values["model"].get("kernel_size", 1) % 2 == 0:
         size = values["model"]["kernel_size"]
         yield f"`model.kernel_size` must be odd, got {size}. Try model.kernel_size={size + 1}."
@@ -156,18 +166,20 @@ def _contradictions(values: dict[str, Any]) -> Iterator[str]:
 def _patience_contradictions(values: dict[str, Any]) -> Iterator[str]:
     """Parts that watch validations: their patience ends before the run does, and there are validations to watch."""
     members = {f"regularization.{name}": member for name, member in values["regularization"].items()}
-    validated = values["trainer"].get("limit_val_batches") != 0 and values["data"].get("val_fraction") != 0
+    trainer = values["trainer"]
+    validated = trainer.get("limit_val_batches") != 0 and values["data"].get("val_fraction") != 0
+    validations = values["epochs"] // trainer.get("check_val_every_n_epoch", 1) if validated else 0
     for key, part in {"scheduler": values["scheduler"], **members}.items():
-        if part.get("patience", 0) >= values["epochs"]:
-            yield (
-                f"`{key}.patience` must be shorter than the run, got patience={part['patience']} "
-                f"with epochs={values['epochs']}. Try {key}.patience={max(1, values['epochs'] // 3)}."
-            )
-        if part.get("monitor") and not validated:
+        if part.get("monitor") and not validations:
             what, instead = ("scheduler=plateau", "scheduler=cosine") if key == "scheduler" else (key, "leave it out")
             yield (
                 f"`{what}` must have validations to watch {part['monitor']} in, but there are none. "
                 f"Try data.val_fraction=0.1 and trainer.limit_val_batches=1.0, or {instead}."
+            )
+        elif values["epochs"] > 1 and validations and part.get("patience", 0) >= validations:
+            yield (
+                f"`{key}.patience` must be shorter than the run, got patience={part['patience']} "
+                f"with epochs={values['epochs']}. Try {key}.patience={max(1, validations // 3)}."
             )
 
 

@@ -83,7 +83,8 @@ class RunFolder:
             ConfigError: If there is none.
         """
         given = Path(path).expanduser()
-        folder = given.parent.parent if given.is_file() and given.suffix == ".ckpt" else given
+        is_checkpoint = given.is_file() and given.suffix == ".ckpt" and key != "run"
+        folder = given.parent.parent if is_checkpoint else given
         if not given.exists():
             raise ConfigError(f"`{key}` must be a run's folder, got {given}, which does not exist.{_recent_runs()}")
         if not (folder / "config.yaml").is_file() or not (folder / "run.json").is_file():
@@ -106,7 +107,10 @@ class RunFolder:
     @property
     def record(self) -> dict[str, Any]:
         """How the run was started: command, overrides, choices, versions, machine, code."""
-        return self._json("run.json")
+        record = self._json("run.json")
+        if missing := [key for key in ("command", "overrides", "choices") if key not in record]:
+            raise ConfigError(_damaged(self.path / "run.json", f"it has no {', '.join(missing)}"))
+        return record
 
     @property
     def result(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def gain(activation: nn.Module) -> float:
     Args:
         activation: Any elementwise activation; one that mixes features (softmax) has gain 1.
     """
-    activation = copy.deepcopy(activation).double()  # the caller's stays as it is
+    activation = copy.deepcopy(activation).double().cpu()  # the caller's stays as it is
     if not _is_elementwise(activation):
         return 1.0
     z, density = _normal_grid()
@@ -93,12 +93,12 @@ def gain(activation: nn.Module) -> float:
 
 @cache
 def _normal_grid() -> tuple[Tensor, Tensor]:
-    z = torch.linspace(-10, 10, 20_001, dtype=torch.float64)
+    z = torch.linspace(-10, 10, 20_001, dtype=torch.float64, device="cpu")
     return z, torch.exp(-(z**2) / 2)
 
 
 def _is_elementwise(activation: nn.Module) -> bool:
-    probe = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
+    probe = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64, device="cpu")
     with torch.no_grad():
         whole = activation(probe)
         parts = torch.cat([activation(probe[:, i : i + 1]) for i in range(3)], dim=1)

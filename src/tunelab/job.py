@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ def train_job(cfg: DictConfig) -> float | None:
     new = not cfg.resume
     try:
         recipe, start, checkpoint = _recipe(cfg)
+        if cfg.repeat or cfg.resume:
+            validate(recipe, recorded=True)
         if multirun:
             validate(recipe, [o.key_or_group for o in catalogue.parse(list(job.overrides.task))])
             with open_dict(recipe):
@@ -63,10 +66,14 @@ def train_job(cfg: DictConfig) -> float | None:
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()  # of this name, unless it has other runs
         sys.exit(1)
+    except KeyboardInterrupt:
+        if new and not multirun and not (folder / "config.yaml").exists():
+            shutil.rmtree(folder)  # before anything was in it
+        sys.exit(130)
     except SystemExit as stop:
-        if stop.code == 130 and (folder / "checkpoints" / "last.ckpt").is_file():
-            log.info("Interrupted. To continue: python train.py resume=%s", _shown(folder))
-        elif stop.code == 130:
+        if stop.code in (130, 143) and (folder / "checkpoints" / "last.ckpt").is_file():
+            log.info("Interrupted. To continue: %s resume=%s", program(), shlex.quote(str(_shown(folder))))
+        elif stop.code in (130, 143):
             log.info("Interrupted before the first checkpoint: there is nothing to continue from.")
         raise
     from tunelab.summary import show_result
@@ -109,7 +116,7 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
         recipe, given = run.config, Path(cfg.resume)
         overrides = list(run.record["overrides"])
         if changed:
-            for key in RESUME_MAY_CHANGE:
+            for key in changed | ({"trainer"} if "epochs" in changed else set()):  # which reads the epochs
                 recipe[key] = cfg[key]
             overrides = [o for o in job.overrides.task if not o.startswith("resume=")]
         start = Start(os.environ[COMMAND_VARIABLE], overrides, choices if changed else run.record["choices"])

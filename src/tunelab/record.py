@@ -66,6 +66,10 @@ def record(folder: Path, cfg: DictConfig, start: Start) -> None:
     path = folder / "run.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
+        result = folder / "result.json"
+        if result.is_file():  # that of the part before, and its look at the test set
+            now["result_before"] = json.loads(result.read_text(encoding="utf-8"))
+            result.unlink()
         resumes = [*before.pop("resumes", []), {key: value for key, value in now.items() if before.get(key) != value}]
         now = {**before, "overrides": start.overrides, "choices": dict(start.choices), "resumes": resumes}
     write_json(path, now)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,9 @@ from tunelab.record import Start, knobs, record
 from tunelab.whitelist import whitelist
 
 log = logging.getLogger("tunelab")
+
+DEFAULT_THREADS = torch.get_num_threads()
+"""The physical cores, or what OMP_NUM_THREADS says: what torch began with, before any run of this process."""
 
 
 def build(node: Any, **keywords: Any) -> Any:
@@ -63,18 +65,13 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
 
     Raises:
         ConfigError: If the data or the model does not allow it, before the first step.
-        SystemExit: With code 130 if the user interrupted it.
+        SystemExit: With code 130 if the user interrupted it, 143 if it was told to end.
     """
     cfg = complete(cfg)
     prepare_process(cfg)
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("`trainer=gpu` must have a GPU that PyTorch can use, but there is none. Try trainer=cpu.")
-    resumed = read_checkpoint(checkpoint, "resume") if checkpoint else None
-    if resumed and resumed["epoch"] + 1 >= cfg.epochs:
-        raise ConfigError(
-            f"`epochs` must be more than the {resumed['epoch'] + 1} that the run has behind it, got {cfg.epochs}. "
-            f"Try epochs={2 * (resumed['epoch'] + 1)}."
-        )
+    first_step = check_resumable(checkpoint, cfg) if checkpoint else 0
 
     data: LightningDataModule = build(cfg.data)
     task: LightningModule = build(cfg.task)
@@ -82,28 +79,45 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     # the objective comes first: the callbacks after it may read what it found
     trainer = build_trainer(cfg, folder, [objective, throughput, Opening(cfg, start, folder)])
     for logger in trainer.loggers:
-        if resumed and hasattr(logger, "resume_from"):
-            logger.resume_from(resumed["global_step"])
+        if checkpoint and hasattr(logger, "resume_from"):
+            logger.resume_from(first_step)
 
     record(folder, cfg, start)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        result = summarise(trainer, task, objective, throughput)
+        write_json(folder / "result.json", result)
+        if cfg.test:
+            trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # what was asked about is the fit
+            result["test"] = score(trainer, task, data, best_checkpoint(trainer))
+            write_json(folder / "result.json", result)
     except SystemExit:
         # Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
-        raise SystemExit(130) from None
-    result = summarise(trainer, task, objective, throughput)
-    if cfg.test:
-        trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # what was asked about is the fit
-        result["test"] = score(trainer, task, data, best_checkpoint(trainer))
-    write_json(folder / "result.json", result)
+        raise SystemExit(143 if trainer.received_sigterm else 130) from None
     for logger in trainer.loggers:
         if hasattr(logger, "close"):
             logger.close()
     return result
+
+
+def check_resumable(checkpoint: Path, cfg: DictConfig) -> int:
+    """The step at which a checkpoint was written.
+
+    Raises:
+        ConfigError: If it is damaged, or the recipe has no epoch left to run after it.
+    """
+    content = read_checkpoint(checkpoint, "resume")
+    done = content["epoch"] + 1
+    if done >= cfg.epochs:
+        raise ConfigError(
+            f"`epochs` must be more than the {done} that the run has behind it, got {cfg.epochs}. "
+            f"Try epochs={2 * done}."
+        )
+    return int(content["global_step"])
 
 
 def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
@@ -141,7 +155,7 @@ def complete(cfg: DictConfig) -> DictConfig:
     """A copy with every value that was left open filled in, so that the record is whole."""
     cfg = cfg.copy()
     with open_dict(cfg):
-        cfg.threads = cfg.threads or default_threads()
+        cfg.threads = cfg.threads or DEFAULT_THREADS
         cfg.objective_direction = cfg.objective_direction or direction(cfg)
         cfg.repeat = cfg.resume = None
     OmegaConf.resolve(cfg)
@@ -165,12 +179,6 @@ def direction(cfg: DictConfig) -> str:
             "Write objective_direction=minimize or objective_direction=maximize."
         )
     return "maximize" if higher else "minimize"
-
-
-@cache
-def default_threads() -> int:
-    """The physical cores, or what OMP_NUM_THREADS says: what torch began with."""
-    return torch.get_num_threads()
 
 
 def prepare_process(cfg: DictConfig) -> None:
@@ -205,6 +213,7 @@ def score(
     trainer: Trainer, task: LightningModule, data: LightningDataModule, checkpoint: str | None
 ) -> dict[str, float] | None:
     """The test metrics, or None if the data has no test part."""
+    data.setup("test")
     if not has_examples(data, "test"):
         return None
     trainer.test(task, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)

@@ -23,9 +23,10 @@ def warmup_length(total_steps: int, warmup_steps: int, warmup_fraction: float) -
     """
     steps = warmup_steps or round(warmup_fraction * total_steps)
     if steps >= total_steps:
+        some = f"Try warmup_steps={max(1, total_steps // 20)} or warmup_fraction=0.05."
         raise ConfigError(
             f"`warmup_steps` must be less than the {total_steps} steps of the run, got {steps}. "
-            f"Try warmup_steps={max(1, total_steps // 20)} or warmup_fraction=0.05."
+            + (some if total_steps > 1 else "Leave it out.")
         )
     return steps
 

@@ -83,7 +83,7 @@ class Data(Part):
 class Trainer(Part):
     """conf/trainer."""
 
-    devices: int | str | list[int] = Field(1, examples=[1])
+    devices: Annotated[int, Field(ge=1, le=1)] = Field(1, examples=[1])  # several need a launcher of our own
     accumulate_grad_batches: Count = Field(1, examples=[1])
     check_val_every_n_epoch: Count = Field(1, examples=[1])
     log_every_n_steps: Count = Field(50, examples=[50])
@@ -95,7 +95,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    name: Annotated[str, Field(pattern=r"^[^/\\\n]+$")] = Field(examples=["my_run"])
+    name: Annotated[str, Field(pattern=r"^[^/\\\n]*[^/\\\n.][^/\\\n]*$")] = Field(examples=["my_run"])
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(examples=[0])
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(examples=[2])
     epochs: Count = Field(examples=[30])

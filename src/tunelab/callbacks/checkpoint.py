@@ -44,10 +44,11 @@ class Checkpoint(LightningCheckpoint):
             return
         for logger in trainer.loggers:
             logger.save()  # so that a resume from here finds every line before it
-        last = self.folder / "last.ckpt"
-        trainer.save_checkpoint(last)
+        best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
+        # the best first: after a kill between the two, the resumed run makes this epoch, and its best, again
+        trainer.save_checkpoint(best if improved else last)
         if improved and trainer.is_global_zero:
-            _replace(self.folder / "best.ckpt", by=last)
+            _replace(last, by=best)
 
 
 def _replace(target: Path, by: Path) -> None:

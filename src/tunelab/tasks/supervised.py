@@ -104,7 +104,9 @@ class SupervisedTask(LightningModule):
         if self.model is not None:
             return
         if self.spec is None:
-            self.spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
+            self.spec = getattr(self.trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
+        if self.spec is None:
+            raise ConfigError("`data` must say what it is, got a data module without a `spec`. Set it in setup().")
         self.prepare_spec(self.spec)
         self.model = self._build_model(self.spec)
         call("init", self.init, self.model)
