@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -124,10 +125,11 @@ def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> N
             _refuse_sweeps(overrides)
         added = _recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
-        cfg = _compose(name, arguments, overrides)
         if flags.help:
-            print(catalogue.help_text(_loader(), name, arguments, program()))
-            sys.exit()
+            with contextlib.suppress(HydraException, OmegaConfBaseException, YAMLError):  # said in words below
+                print(catalogue.help_text(_loader(), name, arguments, program()))
+                sys.exit()
+        cfg = _compose(name, arguments, overrides)
         HydraConfig.instance().set_config(cfg)
         _check_experiment_lr(name, overrides, arguments, cfg)
         if not flags.multirun:
