@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from test_command import refused, typed
 
 from tunelab import schema
-from tunelab.config import logged_metrics, plain, validate
+from tunelab.config import plain, validate
 from tunelab.errors import MOST_LINES, ConfigError, did_you_mean, show
+from tunelab.rules import logged_metrics
 
 Compose = Callable[..., DictConfig]
 

@@ -34,17 +34,19 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "spec": (set(), set()),
     "activations": (set(), set()),
+    "augmentations": (set(), {"kornia"}),
     "inits": (set(), set()),
-    "losses": (set(), set()),
+    "losses": (set(), {"pytorch_optimizer"}),
     "schedules": (set(), set()),
-    "optimizers": (set(), set()),
+    "optimizers": (set(), {"pytorch_optimizer"}),
     "regularizers": (set(), set()),
     "models": (set(), set()),
     "data": (set(), {"lightning", "sklearn"}),
     # what is asked for, and what is left behind: no torch, but for the record of a run and its checkpoints
     "whitelist": (set(), set()),
     "schema": (set(), {"pydantic"}),
-    "config": ({"schema", "whitelist"}, {"omegaconf"}),
+    "rules": (set(), set()),
+    "config": ({"rules", "schema", "whitelist"}, {"omegaconf"}),
     "catalogue": ({"config"}, {"hydra", "omegaconf", "yaml"}),
     "folder": (set(), {"omegaconf", "yaml"}),
     "summary": (set(), {"rich"}),
@@ -53,7 +55,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     # a fit
     "loggers": ({"folder"}, {"lightning"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
-    "callbacks": ({"loggers"}, {"lightning", "rich"}),
+    "callbacks": ({"loggers", "tasks"}, {"lightning", "rich"}),
     # what brings them together
     "run": (
         {"callbacks", "checkpoints", "folder", "loggers", "record", "whitelist"},
@@ -71,7 +73,19 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 # inside a package, files share one that is meant for it
 SHARED = {"callbacks": {"objective"}, "data": {"memory"}, "tasks": {"supervised"}}
 
-WITHOUT_TORCH = ["errors", "spec", "whitelist", "schema", "config", "catalogue", "folder", "summary", "job", "command"]
+WITHOUT_TORCH = [
+    "errors",
+    "spec",
+    "whitelist",
+    "schema",
+    "rules",
+    "config",
+    "catalogue",
+    "folder",
+    "summary",
+    "job",
+    "command",
+]
 SCRIPTS_MAY_IMPORT = {"command", "config", "errors", "folder", "predictor"}
 
 

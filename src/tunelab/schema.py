@@ -63,6 +63,13 @@ class Regularizer(Part):
     min_delta: NonNegative = Field(0.0, examples=[0.0])
 
 
+class Augmentation(Part):
+    """conf/augmentation."""
+
+    strength: NonNegative = Field(1.0, examples=[1.0])
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(0.5, examples=[0.5])
+
+
 class Clipping(Part):
     """conf/clipping."""
 
@@ -104,6 +111,9 @@ class Recipe(BaseModel):
     weight_decay: NonNegative = Field(examples=[0.01])
     dropout: Fraction = Field(examples=[0.2])
     label_smoothing: Fraction = Field(examples=[0.1])
+    stochastic_depth: Fraction = Field(examples=[0.1])
+    fold: Annotated[str, Field(pattern=r"^\d+/\d+$")] | None = Field(examples=["0/5"])
+    compile: bool = Field(examples=["true"])
     warmup_steps: Annotated[int, Field(ge=0)] = Field(examples=[100])
     warmup_fraction: Fraction = Field(examples=[0.05])
     objective: str = Field(examples=["val/loss"])
@@ -117,6 +127,7 @@ class Recipe(BaseModel):
     optimizer: Optimizer
     scheduler: Scheduler
     regularization: dict[str, Regularizer]
+    augmentation: Augmentation | None
     clipping: Clipping | None
     data: Data
     trainer: Trainer

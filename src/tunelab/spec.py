@@ -25,6 +25,8 @@ class DataSpec:
         input_std: What the difference is divided by.
         target_mean: Subtracted from a regression target; 0 for classes.
         target_std: What the difference is divided by; 1 for classes.
+        class_counts: Training examples of each class; empty for a regression, or where nobody has counted.
+        value_range: Least and greatest raw value of an image's pixels, which augmentation has to know.
     """
 
     kind: Kind
@@ -36,6 +38,8 @@ class DataSpec:
     input_std: tuple[float, ...]
     target_mean: float = 0.0
     target_std: float = 1.0
+    class_counts: tuple[int, ...] = ()
+    value_range: tuple[float, float] = (0.0, 1.0)
 
     def normalize(self, rows: ArrayLike) -> NDArray[np.float32]:
         """Raw examples as the model takes them.

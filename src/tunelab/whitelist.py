@@ -11,7 +11,7 @@ WHITELIST = (
     *(
         f"tunelab.{part}.*"
         for part in (
-            *("activations", "callbacks", "data", "inits", "loggers", "losses", "models"),
+            *("activations", "augmentations", "callbacks", "data", "inits", "loggers", "losses", "models"),
             *("optimizers", "regularizers", "schedules", "tasks"),
         )
     ),
@@ -22,6 +22,7 @@ WHITELIST = (
     "lightning.pytorch.loggers.*",
     "lightning.pytorch.profilers.*",
     "torchmetrics.*",
+    "pytorch_optimizer.*",
 )
 """The targets that a config may build. Narrow on purpose: `torch.*` would let it run torch.load or torch.hub.load."""
 

@@ -166,4 +166,8 @@ def _fit_spec(data: _Set, train: NDArray[np.int64]) -> DataSpec:
         input_std=tuple(std.tolist()),  # a constant feature stays zero
         target_mean=0.0 if classes else float(train_targets.mean()),
         target_std=1.0 if classes else float(train_targets.std()),
+        class_counts=tuple(np.bincount(data.targets[train], minlength=len(data.class_names)).tolist())
+        if classes
+        else (),
+        value_range=(float(inputs.min()), float(inputs.max())),
     )
