@@ -50,7 +50,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from tunelab import conf_folder
 from tunelab.config import validate
-from tunelab.data import BundledData, MemoryLoader
+from tunelab.data import BundledData
+from tunelab.data.memory import EpochOrder, MemoryLoader
 from tunelab.models import CNN, MLP
 from tunelab.record import Start
 from tunelab.run import train
@@ -188,7 +189,8 @@ def train_lean(model_name: str, clock: Clock, folder: Path, *, fused: bool | Non
     """Lightning with everything off: its own switch for that, no validation, batches from memory."""
     clock.watch_lightning()
     trainer = Trainer(accelerator="cpu", max_epochs=clock.epochs, barebones=True, limit_val_batches=0)
-    loader = MemoryLoader(*digits().parts["train"], BATCH_SIZE, seed=SEED, shuffle=True)
+    inputs, targets = digits().parts["train"]
+    loader = MemoryLoader(inputs, targets, BATCH_SIZE, EpochOrder(len(inputs), SEED, shuffle=True))
     trainer.fit(Lean(make_model(model_name), fused=fused), loader)
 
 

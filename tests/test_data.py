@@ -12,8 +12,9 @@ from sklearn import datasets
 from sklearn.utils import Bunch
 
 from tunelab.config import ConfigError
-from tunelab.data import BundledData, MemoryLoader
-from tunelab.data.bundled import split
+from tunelab.data import BundledData
+from tunelab.data.memory import EpochOrder, MemoryLoader
+from tunelab.data.splits import split
 from tunelab.run import build
 
 DATA = options("data")
@@ -197,9 +198,10 @@ def _orders(loader, epochs):
     return orders
 
 
-def _numbered(batch_size, examples=50, **keywords):
+def _numbered(batch_size, examples=50, *, seed=0, shuffle=False, **keywords):
     inputs = torch.arange(examples).float()[:, None].repeat(1, 3)
-    return MemoryLoader(inputs, torch.arange(examples), batch_size, **keywords)
+    order = EpochOrder(examples, seed, shuffle, **keywords)
+    return MemoryLoader(inputs, torch.arange(examples), batch_size, order)
 
 
 def test_each_epoch_has_each_example_once_in_an_order_of_its_own():
@@ -254,7 +256,7 @@ def test_a_batch_larger_than_the_training_part_is_refused_with_what_to_type(opti
     with pytest.raises(ConfigError) as caught:
         _source(option, compose, f"batch_size={count + 1}")
     assert str(caught.value) == (
-        f"`batch_size` must be at most the {count} training examples of {option}, got {count + 1}. Try batch_size=full."
+        f"`batch_size` must be at most the {count} training examples, got {count + 1}. Try batch_size=full."
     )
 
 

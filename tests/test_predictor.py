@@ -21,7 +21,7 @@ from test_command import typed
 
 import tunelab
 from tunelab.data import BundledData
-from tunelab.data.bundled import split
+from tunelab.data.splits import split
 from tunelab.errors import ConfigError
 from tunelab.predictor import Predictor, evaluate
 

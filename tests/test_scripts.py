@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 from test_command import Outcome, in_process_of_its_own, refused, typed
 
 import tunelab
-from tunelab.data.bundled import split
+from tunelab.data.splits import split
 
 
 @pytest.fixture(scope="module")

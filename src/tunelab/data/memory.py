@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from lightning import LightningDataModule
 from torch import Tensor
 
+from tunelab.errors import ConfigError
+from tunelab.spec import DataSpec
+
 Batch = tuple[Tensor, Tensor]
+
+EVALUATION_BATCH = 1024
+"""Examples per validation or test batch: nothing depends on it."""
 
 
 @dataclass
@@ -17,22 +25,48 @@ class EpochOrder:
     """The order of the examples, drawn from (seed, epoch) alone, so that a resumed run meets the same batches.
 
     Lightning calls `set_epoch` on a loader's `sampler` before each epoch.
+
+    Args:
+        examples: How many there are.
+        seed: What the order follows from, together with the epoch.
+        shuffle: Whether each epoch has an order of its own.
+        rank: Which of several processes this is; they take turns, so that together they meet the batches of one.
+        world_size: How many processes there are.
+        even: Whether every process gets as many examples, some of them twice; training needs it, scores forbid it.
     """
 
     examples: int
     seed: int
     shuffle: bool
+    rank: int = 0
+    world_size: int = 1
+    even: bool = True
     epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def __len__(self) -> int:
+        missing = -self.examples % self.world_size if self._padded else 0
+        return (self.examples + missing - self.rank + self.world_size - 1) // self.world_size
+
+    @property
+    def _padded(self) -> bool:
+        return self.even or self.examples < self.world_size
+
     def indices(self) -> Tensor:
-        """The order of this epoch, shape (examples,)."""
-        if not self.shuffle:
-            return torch.arange(self.examples)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        return torch.randperm(self.examples, generator=generator)
+        """The order of this epoch, shape (examples of this process,)."""
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+            order = torch.randperm(self.examples, generator=generator)
+        else:
+            order = torch.arange(self.examples)
+        if self._padded and self.examples % self.world_size:
+            order = torch.cat([order, order.repeat(self.world_size)[: -self.examples % self.world_size]])
+        return order[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices().tolist())
 
 
 class MemoryLoader:
@@ -41,22 +75,96 @@ class MemoryLoader:
     Args:
         inputs: Shape (examples, …).
         targets: Shape (examples,) or (examples, values).
-        batch_size: Examples per batch, or `full` for all of them at once.
-        seed: What the order follows from, together with the epoch.
-        shuffle: Whether each epoch has an order of its own.
+        batch_size: Examples per batch of this process, or `full` for all of them at once.
+        order: Which example comes when; by default as they stand.
     """
 
-    def __init__(
-        self, inputs: Tensor, targets: Tensor, batch_size: int | str, *, seed: int = 0, shuffle: bool = False
-    ) -> None:
+    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int | str, order: EpochOrder | None = None) -> None:
         self.inputs, self.targets = inputs, targets
-        self.batch_size = len(inputs) if batch_size == "full" else int(batch_size)
-        self.sampler = EpochOrder(len(inputs), seed, shuffle)
+        self.sampler = order or EpochOrder(len(inputs), seed=0, shuffle=False)
+        self.batch_size = len(self.sampler) if batch_size == "full" else int(batch_size)
         self.batch_sampler = None  # Lightning looks for it beside a sampler
 
     def __len__(self) -> int:
-        return math.ceil(len(self.inputs) / self.batch_size)
+        return math.ceil(len(self.sampler) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for indices in self.sampler.indices().split(self.batch_size):
+        for indices in self.sampler.indices().to(self.inputs.device).split(self.batch_size):
             yield self.inputs[indices], self.targets[indices]
+
+
+class SplitData(LightningDataModule):
+    """A source whose examples are known after `read`: tensors of each part, in memory and on the device.
+
+    Args:
+        batch_size: Examples per training step over all processes, or `full`.
+        shuffle: Whether each epoch has an order of its own.
+        seed: What that order follows from, together with the epoch.
+    """
+
+    def __init__(self, *, batch_size: int | str, shuffle: bool, seed: int) -> None:
+        super().__init__()
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.spec: DataSpec | None = None
+        self.parts: dict[str, tuple[Tensor, Tensor]] = {}  # of train, val and test: inputs and targets
+
+    def read(self) -> tuple[DataSpec, dict[str, tuple[Tensor, Tensor]]]:
+        """What the data says of itself, and the tensors of its `train`, `val` and `test` part."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        if self.spec is None:
+            self.spec, self.parts = self.read()
+            check_batch_size(self.batch_size, len(self.parts["train"][0]))
+
+    def train_dataloader(self) -> Any:
+        size = rank_batch_size(self.batch_size, self._world()[1])
+        return MemoryLoader(*self._on_device("train"), size, self._order("train", self.shuffle, even=True))
+
+    def val_dataloader(self) -> Any:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> Any:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, part: str) -> Any:
+        if not len(self.parts[part][0]):
+            return []
+        return MemoryLoader(*self._on_device(part), EVALUATION_BATCH, self._order(part, False, even=False))
+
+    def _order(self, part: str, shuffle: bool, *, even: bool) -> EpochOrder:
+        return EpochOrder(len(self.parts[part][0]), self.seed, shuffle, *self._world(), even=even)
+
+    def _world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _on_device(self, part: str) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.parts[part]
+        device = self.trainer.strategy.root_device if self.trainer else inputs.device
+        return inputs.to(device), targets.to(device)
+
+
+def check_batch_size(batch_size: int | str, examples: int) -> None:
+    """Refuses a batch that has more examples than there are.
+
+    Raises:
+        ConfigError: Naming how many there are.
+    """
+    if isinstance(batch_size, int) and batch_size > examples:
+        raise ConfigError(
+            f"`batch_size` must be at most the {examples} training examples, got {batch_size}. Try batch_size=full."
+        )
+
+
+def rank_batch_size(batch_size: int | str, world_size: int) -> int | str:
+    """The examples that each process takes of a step's batch.
+
+    Raises:
+        ConfigError: If they cannot share it evenly.
+    """
+    if isinstance(batch_size, int) and batch_size % world_size:
+        raise ConfigError(
+            f"`batch_size` must be divisible by the {world_size} devices that share it, got {batch_size}. "
+            f"Try batch_size={max(1, batch_size // world_size) * world_size}."
+        )
+    return batch_size // world_size if isinstance(batch_size, int) else batch_size
