@@ -19,6 +19,7 @@ class Part(BaseModel):
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Direction = Literal["minimize", "maximize"]
 
@@ -59,6 +60,16 @@ class Regularizer(Part):
     """One member of conf/regularization."""
 
     strength: NonNegative = Field(0.0, examples=[1e-4])
+    l1_fraction: Share = Field(0.5, examples=[0.5])
+    alpha: Positive = Field(1.0, examples=[0.2])
+    probability: Share = Field(1.0, examples=[0.5])
+    epsilon: NonNegative = Field(0.1, examples=[0.1])
+    steps: Count = Field(5, examples=[5])
+    step_size: Positive | None = Field(None, examples=[0.05])
+    fraction: Share = Field(0.5, examples=[0.5])
+    rate: Fraction = Field(0.1, examples=[0.1])
+    decay: Fraction = Field(0.99, examples=[0.99])
+    start_fraction: Fraction = Field(0.75, examples=[0.75])
     patience: Count = Field(10, examples=[10])
     min_delta: NonNegative = Field(0.0, examples=[0.0])
 
@@ -67,7 +78,12 @@ class Augmentation(Part):
     """conf/augmentation."""
 
     strength: NonNegative = Field(1.0, examples=[1.0])
-    probability: Annotated[float, Field(ge=0, le=1)] = Field(0.5, examples=[0.5])
+    probability: Share = Field(0.5, examples=[0.5])
+    rotation_degrees: NonNegative = Field(15.0, examples=[15.0])
+    crop_fraction: Fraction = Field(0.125, examples=[0.125])
+    jitter: NonNegative = Field(0.2, examples=[0.2])
+    noise: NonNegative = Field(0.0, examples=[0.05])
+    erase_fraction: Fraction = Field(0.0, examples=[0.2])
 
 
 class Clipping(Part):

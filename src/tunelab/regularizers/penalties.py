@@ -54,3 +54,26 @@ class L2:
     def penalty(self, model: nn.Module) -> Tensor:
         """Scalar."""
         return self.strength / 2 * torch.stack([weight.square().sum() for weight in _weights(model)]).sum()
+
+
+@dataclass(frozen=True)
+class ElasticNet:
+    """L1 and L2 in one: some weights go to exactly zero, the others stay small.
+
+    penalty = strength * ( l1_fraction * sum |w| + (1 - l1_fraction) / 2 * sum w^2 )
+
+    Args:
+        strength: >= 0. Zero gives no penalty.
+        l1_fraction: Share of L1, in [0, 1]: one is `L1`, zero is `L2`.
+
+    Reference:
+        Zou and Hastie 2005, with the shares as in scikit-learn's ElasticNet.
+    """
+
+    strength: float
+    l1_fraction: float = 0.5
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """Scalar."""
+        l1, l2 = L1(self.strength * self.l1_fraction), L2(self.strength * (1 - self.l1_fraction))
+        return l1.penalty(model) + l2.penalty(model)

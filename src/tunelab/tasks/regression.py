@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from tunelab.errors import ConfigError
 from tunelab.spec import DataSpec
-from tunelab.tasks.supervised import Batch, SupervisedTask
+from tunelab.tasks.supervised import SupervisedTask
 
 
 class Regression(SupervisedTask):
@@ -21,10 +22,9 @@ class Regression(SupervisedTask):
                 "Try task=classification loss=cross_entropy."
             )
 
-    def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        inputs, targets = batch
-        outputs = self(inputs).squeeze(1)  # (batch,): (batch, 1) against (batch,) would broadcast to (batch, batch)
-        return self.loss(outputs, targets), outputs
+    def outputs(self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Shape (batch,): (batch, 1) against (batch,) would broadcast to (batch, batch)."""
+        return super().outputs(inputs, weights).squeeze(1)
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return self._own_units(outputs), self._own_units(targets)

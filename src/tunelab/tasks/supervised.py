@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
@@ -18,8 +17,12 @@ from tunelab.errors import ConfigError, did_you_mean
 from tunelab.loggers import is_written, write
 from tunelab.schedules import Plateau
 from tunelab.spec import DataSpec
+from tunelab.tasks.parts import build_metric, build_model, call, check_kind, check_weights, infer_spec, takes, try_model
+from tunelab.tasks.scored_weights import ScoredWeights
 
 Batch = tuple[Tensor, Tensor]
+Shares = list[tuple[Tensor, float]]
+"""Targets, shape (batch, …), each with its weight: what an example is after mixing."""
 
 
 class SupervisedTask(LightningModule):
@@ -35,10 +38,13 @@ class SupervisedTask(LightningModule):
         optimizer: Makes an optimizer from parameter groups.
         parameter_groups: Makes parameter groups from a model and a weight decay.
         scheduler: Makes a schedule from an optimizer, `total_steps` and `steps_per_epoch`.
-        regularization: Members with `penalty(model)`, callbacks, and empty ones that have only set a dial.
+        regularization: Members that change the batch (`change_batch`), penalize parameters (`penalty`) or stand in for
+            the model's weights (`step_weights`, `swap`); callbacks; and empty ones that have only set a dial.
+        augmentation: Maps training inputs to varied ones, once it knows the data; None for none.
         clipping: Limits the gradients of the parameters it is given; None for no limit.
         metrics: Makes each metric; logged as val/<name> and test/<name>.
         seed: What dropout and everything else random in a step follows from, together with the step.
+        compile: Whether torch.compile makes the model faster.
     """
 
     def __init__(
@@ -54,12 +60,19 @@ class SupervisedTask(LightningModule):
         clipping: Callable[[Iterable[Tensor]], Any] | None,
         metrics: Mapping[str, Callable[..., Metric]],
         seed: int,
+        augmentation: Any = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.make_model, self.init, self.loss = model, init, loss
         self.make_optimizer, self.make_groups, self.make_scheduler = optimizer, parameter_groups, scheduler
-        self.regularizers = [r for r in regularization.values() if hasattr(r, "penalty")]
-        self.callbacks = [r for r in regularization.values() if isinstance(r, Callback)]
+        self._named = dict(regularization)
+        self._changing = [r for r in regularization.values() if hasattr(r, "change_batch")]
+        self._changing.sort(key=lambda r: getattr(r, "last", False))
+        self._penalizing = [r for r in regularization.values() if hasattr(r, "penalty")]
+        self._weighing = [r for r in regularization.values() if hasattr(r, "step_weights")]
+        self.scored_weights = ScoredWeights([r for r in regularization.values() if hasattr(r, "swap")])
+        self.augmentation, self.compiled = augmentation, compile
         self.clipping, self.make_metrics, self.seed = clipping, metrics, seed
         self.model: nn.Module | None = None
         self.spec: DataSpec | None = None
@@ -67,11 +80,17 @@ class SupervisedTask(LightningModule):
         self.last_train_loss: float | None = None
         self._losses: list[Tensor] = []  # on the device, since `train/loss` was last written
         self._written_step = 0
+        self._counted_batch = -1
 
     # ---- what a subclass says
 
     def prepare_spec(self, spec: DataSpec) -> None:
         """Refuses data that this task cannot learn from."""
+
+    def outputs(self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The model's outputs as the loss takes them."""
+        outputs: Tensor = self(inputs, weights)
+        return outputs
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and targets as the metrics take them."""
@@ -83,9 +102,10 @@ class SupervisedTask(LightningModule):
 
     # ---- the pure part
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The outputs, shape (batch, …), with other weights in place of the model's own where they are given."""
         assert self.model is not None
-        outputs: Tensor = self.model(inputs)
+        outputs: Tensor = functional_call(self.model, dict(weights), inputs) if weights else self.model(inputs)
         return outputs
 
     def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -95,69 +115,76 @@ class SupervisedTask(LightningModule):
             The scalar loss and the model's outputs, shape (batch, …).
         """
         inputs, targets = batch
-        outputs = self(inputs)
+        outputs = self.outputs(inputs)
         return self.loss(outputs, targets), outputs
+
+    def training_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What a step minimizes; it draws from torch's default generator and has no other side effects.
+
+        Returns:
+            The loss of the batch as regularizers have changed it plus their penalties, and the same without them.
+        """
+        inputs, targets = batch
+        shares: Shares = [(targets, 1.0)]
+        if self.augmentation is not None:
+            inputs = self.augmentation(inputs)
+        for regularizer in self._changing:
+            inputs, shares = regularizer.change_batch(inputs, shares, self._evaluated_loss)
+        weights = {name: w for r in self._weighing for name, w in r.step_weights(self.model).items()}
+        loss = self._shared_loss(inputs, shares, weights)
+        return sum((regularizer.penalty(self.model) for regularizer in self._penalizing), loss), loss
+
+    def _shared_loss(self, inputs: Tensor, shares: Shares, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        outputs = self.outputs(inputs, weights)
+        if len(shares) == 1:
+            return self.loss(outputs, shares[0][0])  # type: ignore[no-any-return]
+        return torch.stack([weight * self.loss(outputs, targets) for targets, weight in shares]).sum()
+
+    def _evaluated_loss(self, inputs: Tensor, shares: Shares) -> Tensor:
+        """The loss with the model as in evaluation: an attack must not move the statistics of batch norms."""
+        assert self.model is not None
+        self.model.eval()
+        loss = self._shared_loss(inputs, shares)
+        self.model.train()
+        return loss
 
     # ---- building
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
+        data = self.trainer.datamodule if self._trainer is not None else None  # type: ignore[attr-defined]
         if self.spec is None:
-            self.spec = getattr(self.trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
-        if self.spec is None:
-            raise ConfigError("`data` must say what it is, got a data module without a `spec`. Set it in setup().")
+            assert data is not None
+            self.spec = getattr(data, "spec", None) or infer_spec(data.train_dataloader())
         self.prepare_spec(self.spec)
-        self.model = self._build_model(self.spec)
-        call("init", self.init, self.model)
-        self._try_model(self.model, self.spec)
-        metrics = MetricCollection({name: self._build_metric(make) for name, make in self.make_metrics.items()})
+        for name, regularizer in self._named.items():
+            check_kind(f"regularization.{name}", regularizer, self.spec, "Leave it out.")
+        if self.augmentation is not None:
+            check_kind("augmentation", self.augmentation, self.spec, "Try augmentation=none.")
+        for part in (self.loss, self.augmentation if data is not None else None):
+            if hasattr(part, "adapt"):
+                part.adapt(self.spec)
+        self.model = build_model(self.make_model, self.spec)
+        if data is not None:  # a model that is loaded has its weights
+            batch = {"inputs": next(iter(data.train_dataloader()))[0].cpu()} if takes(self.init, "inputs") else {}
+            call("init", self.init, self.model, **batch)
+        try_model(self.model, self.spec)
+        if self.compiled and data is not None:
+            nn.Module.compile(self.model)
+        metrics = MetricCollection({name: build_metric(make, self.spec) for name, make in self.make_metrics.items()})
         self.evaluation = nn.ModuleDict(
             {part: nn.ModuleList([MeanMetric(), metrics.clone(prefix=f"{part}/")]) for part in ("val", "test")}
         )
 
-    def _build_model(self, spec: DataSpec) -> nn.Module:
-        target = self.make_model.func if isinstance(self.make_model, partial) else self.make_model
-        kinds = getattr(target, "kinds", (spec.kind,))
-        if spec.kind not in kinds:
-            raise ConfigError(
-                f"`model` must take the data's kind, got {getattr(target, '__name__', target)} for a {spec.kind}: "
-                f"it takes {' or '.join(kinds)}. Try model=mlp."
-            )
-        shapes = {"input_shape": spec.input_shape, "output_size": spec.output_size}
-        accepted = inspect.signature(target).parameters
-        model = call("model", self.make_model, **{name: v for name, v in shapes.items() if name in accepted})
-        assert isinstance(model, nn.Module)
-        return model
-
-    def _try_model(self, model: nn.Module, spec: DataSpec) -> None:
-        """Passes two examples of zeros through the model, so that one that does not fit is refused before the fit."""
-        inputs = torch.zeros(2, *spec.input_shape)
-        training = model.training
-        with torch.no_grad():
-            outputs = call("model", model.eval(), inputs)
-        model.train(training)
-        if isinstance(outputs, Tensor) and outputs.shape != (2, spec.output_size):
-            raise ConfigError(
-                f"`model` must map inputs of shape {tuple(inputs.shape)} to outputs of shape {(2, spec.output_size)}, "
-                f"got {tuple(outputs.shape)}. End it in a layer of {spec.output_size} values."
-            )
-
-    def _build_metric(self, make: Callable[..., Metric]) -> Metric:
-        assert self.spec is not None
-        target = make.func if isinstance(make, partial) else make
-        needs_classes = "num_classes" in inspect.signature(target).parameters
-        metric = call("task.metrics", make, **({"num_classes": self.spec.output_size} if needs_classes else {}))
-        assert isinstance(metric, Metric)
-        return metric
-
     def configure_callbacks(self) -> list[Callback]:
-        return self.callbacks
+        return [r for r in self._named.values() if isinstance(r, Callback)]
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
         keywords = getattr(self.make_optimizer, "keywords", {})
-        groups = self.make_groups(self.model, weight_decay=keywords.get("weight_decay", 0.0))
+        decay, lr = keywords.get("weight_decay", 0.0), keywords.get("lr")
+        groups = call("parameter_groups", self.make_groups, self.model, weight_decay=decay, lr=lr)
         optimizer = call("optimizer", self.make_optimizer, groups)
         total_steps = int(self.trainer.estimated_stepping_batches)
         assert self.trainer.max_epochs is not None
@@ -171,18 +198,22 @@ class SupervisedTask(LightningModule):
     # ---- a step
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.scored_weights.step_back(self, self.model)  # type: ignore[arg-type]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self._seed_step(batch_idx)
+        loss, plain = self.training_loss(batch)
+        if self._counted_batch != batch_idx:  # sam and lbfgs ask several times
+            self._losses.append(plain.detach())
+            self._counted_batch = batch_idx
+        return loss
+
+    def _seed_step(self, batch_idx: int) -> None:
         # dropout follows from (seed, epoch, batch): a resumed run draws the same; 1 µs, where manual_seed takes 140
-        key = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
+        key = ((self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx) * 1_009 + self.global_rank
         torch.default_generator.manual_seed(key % 2**63)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(key % 2**63)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, _ = self.compute_loss(batch)
-        self._losses.append(loss.detach())
-        for regularizer in self.regularizers:
-            loss = loss + regularizer.penalty(self.model)
-        return loss
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -196,13 +227,24 @@ class SupervisedTask(LightningModule):
             self.clipping(parameters)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self._counted_batch = -1
+        if self.scored_weights.averages:
+            progress = (self.current_epoch + 1) / self.trainer.max_epochs if self.trainer.is_last_batch else None  # type: ignore[operator]
+            self.scored_weights.after_batch(self.model, self.global_step, progress)  # type: ignore[arg-type]
         if is_written(self.trainer, self.global_step) and self.global_step != self._written_step:
-            self.last_train_loss = torch.stack(self._losses).mean().item()
+            self.last_train_loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean()).item()
             self._losses.clear()
             self._written_step = self.global_step
             write(self.trainer, {"train/loss": self.last_train_loss}, self.global_step)
 
     # ---- validation and test
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "fit":
+            self.scored_weights.stand_in(self, self.model)  # type: ignore[arg-type]
+
+    def on_train_epoch_end(self) -> None:
+        self.scored_weights.stand_in(self, self.model)  # type: ignore[arg-type]
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
@@ -245,52 +287,9 @@ class SupervisedTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.spec is not None
         checkpoint["data_spec"] = self.spec.to_json()
+        checkpoint["scored_weights"] = self.scored_weights.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights(checkpoint["state_dict"], self.state_dict())
-
-
-def call(key: str, make: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """Calls a part that the user configured, and says in words what it refuses.
-
-    Args:
-        key: Where the part stands in the config.
-        make: The part.
-        *arguments: For it.
-        **keywords: For it.
-
-    Raises:
-        ConfigError: With the part's own reason.
-    """
-    try:
-        return make(*arguments, **keywords)
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
-        first, *_ = str(error).splitlines() or [type(error).__name__]
-        raise ConfigError(
-            f"`{key}` must be given arguments that it takes: {first}. Look at it by --cfg job."
-        ) from error
-
-
-def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuses the weights of another model.
-
-    Args:
-        given: The state of a checkpoint.
-        wanted: The state of the model that is to take it.
-
-    Raises:
-        ConfigError: Naming the first keys that differ.
-    """
-    differing = [f"{key} is missing" for key in wanted if key not in given]
-    differing += [f"{key} is not in the model" for key in given if key not in wanted]
-    differing += [
-        f"{key} has shape {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
-    ]
-    if differing:
-        more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ConfigError(
-            f"The checkpoint must be of this model, but {'; '.join(differing[:3])}{more}. "
-            "Name the folder of the run that wrote it."
-        )
+        if self.trainer.state.fn == "fit":
+            self.scored_weights.load_state_dict(checkpoint["scored_weights"], self.model)  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""Training on the inputs that hurt most within a small distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tunelab.regularizers.mixing import Shares
+
+Loss = Callable[[Tensor, Shares], Tensor]
+
+
+def _ascend(inputs: Tensor, shares: Shares, loss: Loss) -> Tensor:
+    """The sign of the loss's gradient by the inputs, the same shape."""
+    with torch.enable_grad():
+        probe = inputs.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(probe, shares), probe)
+    return gradient.sign()
+
+
+def _attacked(inputs: Tensor, fraction: float) -> int:
+    return round(fraction * len(inputs))
+
+
+def _first(shares: Shares, count: int) -> Shares:
+    return [(targets[:count], weight) for targets, weight in shares]
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """Some inputs of each batch take one step in the direction that raises the loss most.
+
+    x' = x + epsilon * sign( d loss / d x )
+
+    Args:
+        epsilon: Length of the step, in standard deviations of the inputs. Zero attacks nothing.
+        fraction: Share of each batch that is attacked, in [0, 1]; the rest stays clean.
+
+    Reference:
+        Goodfellow et al. 2015, arXiv:1412.6572, section 4.
+    """
+
+    epsilon: float
+    fraction: float = 0.5
+
+    last = True  # it attacks what the others have made of the batch
+
+    def change_batch(self, inputs: Tensor, shares: Shares, loss: Loss) -> tuple[Tensor, Shares]:
+        """The batch as the model is to meet it."""
+        count = _attacked(inputs, self.fraction)
+        if not count:
+            return inputs, shares
+        clean = inputs[:count]
+        attacked = clean + self.epsilon * _ascend(clean, _first(shares, count), loss)
+        return torch.cat([attacked, inputs[count:]]), shares
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Some inputs of each batch climb the loss in several steps, from a random start, never farther than epsilon.
+
+    x_0 = x + U(-epsilon, epsilon)
+    x_{i+1} = clip( x_i + step_size * sign( d loss / d x_i ), x - epsilon, x + epsilon )
+
+    Args:
+        epsilon: Farthest that any input value moves, in standard deviations of the inputs. Zero attacks nothing.
+        steps: Steps of the climb; each costs a forward and a backward pass.
+        step_size: Length of each; None for 2.5 epsilon / steps.
+        fraction: Share of each batch that is attacked, in [0, 1]; the rest stays clean.
+
+    Reference:
+        Madry et al. 2018, arXiv:1706.06083, section 2.1.
+    """
+
+    epsilon: float
+    steps: int = 5
+    step_size: float | None = None
+    fraction: float = 0.5
+
+    last = True
+
+    def change_batch(self, inputs: Tensor, shares: Shares, loss: Loss) -> tuple[Tensor, Shares]:
+        """The batch as the model is to meet it."""
+        count = _attacked(inputs, self.fraction)
+        if not count:
+            return inputs, shares
+        clean, own = inputs[:count], _first(shares, count)
+        step_size = self.step_size or 2.5 * self.epsilon / self.steps
+        attacked = clean + self.epsilon * (2 * torch.rand(clean.shape).to(clean) - 1)
+        for _ in range(self.steps):
+            attacked = attacked + step_size * _ascend(attacked, own, loss)
+            attacked = clean + (attacked - clean).clamp(-self.epsilon, self.epsilon)
+        return torch.cat([attacked, inputs[count:]]), shares

@@ -1,0 +1,169 @@
+"""The parts that a task is made of: built for the data, and refused in words where they do not fit it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from tunelab.errors import ConfigError
+from tunelab.spec import DataSpec
+
+
+def call(key: str, make: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """Calls a part that the user configured, and says in words what it refuses.
+
+    Args:
+        key: Where the part stands in the config.
+        make: The part.
+        *arguments: For it.
+        **keywords: For it.
+
+    Raises:
+        ConfigError: With the part's own reason.
+    """
+    try:
+        return make(*arguments, **keywords)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
+        first, *_ = str(error).splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f"`{key}` must be given arguments that it takes: {first}. Look at it by --cfg job."
+        ) from error
+
+
+def takes(make: Callable[..., Any], parameter: str) -> bool:
+    """Whether a part has a parameter of this name."""
+    return parameter in inspect.signature(_target(make)).parameters
+
+
+def check_kind(key: str, part: Any, spec: DataSpec, instead: str) -> None:
+    """Refuses a part that does not take this kind of data.
+
+    Args:
+        key: Where the part stands in the config.
+        part: A part, or what makes one; its `kinds`, if it has any, are those that it takes.
+        spec: What the data says of itself.
+        instead: What to type.
+
+    Raises:
+        ConfigError: Naming the kinds that it takes.
+    """
+    target = _target(part)
+    kinds = getattr(target, "kinds", (spec.kind,))
+    if spec.kind not in kinds:
+        name = getattr(target, "__name__", type(target).__name__)
+        raise ConfigError(
+            f"`{key}` must take the data's kind, got {name} for a {spec.kind}: it takes {' or '.join(kinds)}. {instead}"
+        )
+
+
+def build_model(make: Callable[..., nn.Module], spec: DataSpec) -> nn.Module:
+    """The model for this data, which tells it its shapes.
+
+    Raises:
+        ConfigError: If it does not take the data's kind, or its own arguments.
+    """
+    check_kind("model", make, spec, "Try model=mlp.")
+    shapes = {"input_shape": spec.input_shape, "output_size": spec.output_size}
+    model = call("model", make, **{name: value for name, value in shapes.items() if takes(make, name)})
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def try_model(model: nn.Module, spec: DataSpec) -> None:
+    """Passes two examples of zeros through the model, so that one that does not fit is refused before the fit.
+
+    Raises:
+        ConfigError: Naming the shape that its outputs must have.
+    """
+    inputs = torch.zeros(2, *spec.input_shape)
+    training = model.training
+    with torch.no_grad():
+        outputs = call("model", model.eval(), inputs)
+    model.train(training)
+    if isinstance(outputs, Tensor) and outputs.shape != (2, spec.output_size):
+        raise ConfigError(
+            f"`model` must map inputs of shape {tuple(inputs.shape)} to outputs of shape {(2, spec.output_size)}, "
+            f"got {tuple(outputs.shape)}. End it in a layer of {spec.output_size} values."
+        )
+
+
+def build_metric(make: Callable[..., Metric], spec: DataSpec) -> Metric:
+    """A metric, which is told the number of classes if it wants to know."""
+    metric = call("task.metrics", make, **({"num_classes": spec.output_size} if takes(make, "num_classes") else {}))
+    assert isinstance(metric, Metric)
+    return metric
+
+
+def infer_spec(batches: Iterable[Any]) -> DataSpec:
+    """What a data module that has no `spec` has in its training batches of (inputs, targets).
+
+    Whole-numbered targets are classes 0, 1, …; inputs of one, two and three dimensions are a table, a sequence of
+    (tokens, features) and an image of (channels, height, width).
+
+    Raises:
+        ConfigError: If the batches are not such pairs.
+    """
+    counts = torch.zeros(0, dtype=torch.long)
+    shape: tuple[int, ...] | None = None
+    for batch in batches:
+        try:
+            inputs, targets = batch
+            shape, values = tuple(inputs.shape[1:]), tuple(targets.shape[1:])
+            kind = {1: "table", 2: "sequence", 3: "image"}[len(shape)]
+        except (TypeError, ValueError, AttributeError, KeyError):
+            raise ConfigError(
+                "`data` must yield batches of (inputs, targets) with inputs of shape (batch, features), "
+                "(batch, tokens, features) or (batch, channels, height, width), or set a `spec` in setup()."
+            ) from None
+        if not targets.is_floating_point():
+            new = torch.bincount(targets.cpu().reshape(-1))
+            counts = nn.functional.pad(counts, (0, max(0, len(new) - len(counts))))
+            counts[: len(new)] += new
+    if shape is None:
+        raise ConfigError("`data` must have training batches, got none. Look at its train_dataloader().")
+    return DataSpec(
+        kind=kind,  # type: ignore[arg-type]
+        input_shape=shape,
+        output_size=len(counts) or math.prod(values),
+        feature_names=tuple(f"x{i}" for i in range(math.prod(shape))),
+        class_names=tuple(str(i) for i in range(len(counts))),
+        input_mean=(0.0,),  # the module's own batches are what the model meets
+        input_std=(1.0,),
+        class_counts=tuple(counts.tolist()),
+    )
+
+
+def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuses the weights of another model.
+
+    Args:
+        given: The state of a checkpoint.
+        wanted: The state of the model that is to take it.
+
+    Raises:
+        ConfigError: Naming the first keys that differ.
+    """
+    differing = [f"{key} is missing" for key in wanted if key not in given]
+    differing += [f"{key} is not in the model" for key in given if key not in wanted]
+    differing += [
+        f"{key} has shape {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    if differing:
+        more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ConfigError(
+            f"The checkpoint must be of this model, but {'; '.join(differing[:3])}{more}. "
+            "Name the folder of the run that wrote it."
+        )
+
+
+def _target(make: Any) -> Any:
+    return make.func if isinstance(make, partial) else make
