@@ -1,46 +1,6 @@
 """Predictions for the rows of a csv: python scripts/predict.py run=<folder> input=<csv>"""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
 from tunelab.command import main
-from tunelab.config import one_of, required
-from tunelab.errors import ConfigError
-from tunelab.folder import RunFolder
-
-SHOWN_ROWS = 5
-
-
-def check(cfg: DictConfig, user_keys: list[str]) -> None:
-    required(cfg, "run", "input")
-    one_of(cfg, "checkpoint", ["best", "last"])
-    RunFolder.find(cfg.run, "run").checkpoint(cfg.checkpoint)
-    if not Path(cfg.input).is_file():
-        raise ConfigError(f"`input` must be a csv file, got {cfg.input}, which does not exist.")
-    if cfg.output and Path(cfg.output).resolve() == Path(cfg.input).resolve():
-        raise ConfigError(f"`output` must be another file than input, got {cfg.output}. Name a new file, or none.")
-
-
-def predict(cfg: DictConfig) -> None:
-    import pandas as pd
-
-    from tunelab.predictor import load
-
-    source = Path(cfg.input)
-    try:
-        rows = pd.read_csv(source)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"`input` must be a csv with a header line, got {source}: {error}") from None
-    predictions = load(cfg.run, cfg.checkpoint).predict(rows)
-    target = Path(cfg.output) if cfg.output else source.with_name(f"{source.stem}-predictions.csv")
-    try:
-        predictions.to_csv(target, index=False)
-    except OSError as error:
-        raise ConfigError(f"`output` must be a file that can be written, got {target} ({error.strerror}).") from None
-    print(predictions.head(SHOWN_ROWS).to_string(index=False))
-    print(f"{len(predictions)} predictions in {target}")
-
 
 if __name__ == "__main__":
-    main(config_name="predict", job=predict, check=check)
+    main(tool="predict")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "conf_folder", "load", "main"]
+__all__ = ["__version__", "conf_folder", "load", "main", "trust"]
 
 
 def conf_folder() -> Path:
@@ -24,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from tunelab.predictor import load
 
         return load
+    if name == "trust":
+        from tunelab.own_code import trust
+
+        return trust
     raise AttributeError(f"module 'tunelab' has no attribute {name!r}")

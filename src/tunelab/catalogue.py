@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -165,7 +165,9 @@ def _homes(step: str, raw: dict[str, Any]) -> list[str]:
     return [f"{part}.{step}" for part, node in parts.items() if step in node]
 
 
-def help_text(loader: ConfigLoader, config_name: str, arguments: list[str], command: str) -> str:
+def help_text(
+    loader: ConfigLoader, config_name: str, arguments: list[str], command: str, tools: Mapping[str, str]
+) -> str:
     """The catalogue as a page: how to call, the groups with their options, the dials with their values.
 
     Args:
@@ -173,23 +175,27 @@ def help_text(loader: ConfigLoader, config_name: str, arguments: list[str], comm
         config_name: The primary config.
         arguments: The overrides of the command line; what they choose is marked.
         command: What begins the command line.
+        tools: What each tool is for.
 
     Raises:
         HydraException: If they do not compose.
     """
-    raw = plain(loader.load_configuration(config_name, arguments, RunMode.RUN), resolve=False)
+    cfg = loader.load_configuration(config_name, arguments, RunMode.RUN)
+    raw = plain(cfg, resolve=False)
     defaults = loader.compute_defaults_list(config_name, arguments, RunMode.RUN).defaults
     now = {default.config_path for default in defaults}
-    listed = {path.rsplit("/", 1)[0] for path in now if path} | {"regularization", "experiment", "debug"}
     known = {group: options for group, options in groups(loader).items() if not group.startswith("hydra")}
-    shown = {group: options for group, options in known.items() if group in listed} if "optimizer" in raw else {}
+    # a group of the user's own that the recipe has no line for is added by a plus
+    in_recipe = {*cfg.hydra.runtime.choices, *MEMBER_GROUPS}
+    named = {group: group if group in in_recipe else f"+{group}" for group in known}
+    shown = {named[group]: options for group, options in known.items()} if "optimizer" in raw else {}
     how = "[group=option …] [key=value …]      for example: optimizer=adamw lr=3e-4" if shown else "key=value …"
     lines = [f"{command} {how}", ""]
     if shown:
         width = max(map(len, shown))
         lines.append("Groups and their options (* is chosen now; several in brackets: callbacks=[checkpoint,lr])")
         for group, options in shown.items():
-            marked = "  ".join(f"{option}*" if f"{group}/{option}" in now else option for option in options)
+            marked = "  ".join(f"{option}*" if f"{group.lstrip('+')}/{option}" in now else option for option in options)
             lines.append(f"  {group:<{width}}  {marked}")
         lines.append("")
     dials = {key: value for key, value in raw.items() if not isinstance(value, (dict, list)) and key not in known}
@@ -203,5 +209,8 @@ def help_text(loader: ConfigLoader, config_name: str, arguments: list[str], comm
         "",
         "Keys of a part: size.width=96, optimizer.betas=[0.9,0.98]; `--cfg job` prints the whole recipe.",
         "Several runs: -m lr=1e-4,1e-3 optimizer=sgd,adamw.   Hydra's own flags: --hydra-help.",
+        "",
+        "Tools (a tool's own --help lists its keys)",
+        *(f"  {command} {tool:<10}  {what}" for tool, what in tools.items()),
     ]
     return "\n".join(lines)

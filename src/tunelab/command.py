@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 import os
 import re
 import shlex
@@ -27,15 +28,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tunelab import catalogue, conf_folder
+from tunelab import catalogue, conf_folder, own_code, project, tools
 from tunelab.config import plain, validate
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, did_you_mean
 from tunelab.folder import RunFolder, claim
 from tunelab.job import COMMAND_VARIABLE, RESUME_MAY_CHANGE, program, train_job
 from tunelab.schema import range_mistakes
 from tunelab.whitelist import whitelist
 
 PATH_KEYS = ("repeat", "resume", "run", "input", "output", "hydra.run.dir")
+log = logging.getLogger("tunelab")
+
 Job = Callable[[DictConfig], Any]
 Check = Callable[[DictConfig, list[str]], None]
 
@@ -48,19 +51,19 @@ def main(
     config_path: str | Path | None = None,
     config_name: str = "train",
     *,
-    trust: Sequence[str] = (),
-    job: Job | None = None,
-    check: Check = validate,
+    trust: str | Sequence[str] = (),
+    tool: str | None = None,
 ) -> None:
     """Runs the command line of this process. Never returns a traceback for a user's mistake.
+
+    It trains, or runs the tool that is its first word: `python train.py evaluate run=<folder>`.
 
     Args:
         config_path: The config folder, absolute or relative to the calling file; by default the catalogue itself. A
             folder of the user's own finds the catalogue's groups behind its own.
-        config_name: The primary config.
+        config_name: The primary config of a training.
         trust: Packages of the user's own whose classes configs may build.
-        job: What to do with the composed config; by default, train.
-        check: What to check in it before a folder is made.
+        tool: The tool to run, where the command line does not say it.
     """
     # Waiting threads spin for microseconds, then sleep. With OpenMP's own limit two runs on two cores took 24 times as
     # long as one; with this one 1.9 times, and a run alone is as fast. Read once, when torch is imported.
@@ -71,12 +74,20 @@ def main(
     if config_path is not None:
         caller = Path(inspect.stack()[1].filename)
         folder = (caller.parent / config_path).resolve()
-    if trust:
-        os.environ["TUNELAB_TRUST"] = ",".join([*trust, *filter(None, [os.environ.get("TUNELAB_TRUST")])])
+    own_code.trust(*([trust] if isinstance(trust, str) else trust))
+    command, check, job = program(), validate, train_job
     try:
-        _prepare(folder, config_name, check, claims=job is None)
+        if tool is None and sys.argv[1:2] == ["new"]:
+            project.main(sys.argv[2:], command)
+            return
+        if tool is None and sys.argv[1:] and sys.argv[1] in tools.names():
+            tool = sys.argv.pop(1)
+            command = f"{command} {tool}"
+        if tool is not None:
+            config_name, check, job = tool, tools.load(tool).check, tools.load(tool).run
+        _prepare(folder, config_name, check, command, claims=tool is None)
         launch = hydra.main(config_path=str(folder), config_name=config_name, execution_whitelist=_hydra_whitelist())
-        launch(_in_words(job) if job else train_job)()
+        launch(_in_words(job))()
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2 if isinstance(error, CommandLineError) else 1)
@@ -85,15 +96,26 @@ def main(
 
 
 def _in_words(job: Job) -> Job:
-    """The job, which says a user's mistake in a sentence where Hydra would print a traceback."""
+    """The job, which says in words what Hydra would print a long traceback for: a mistake, or an error in own code."""
 
     @functools.wraps(job)
     def run(cfg: DictConfig) -> Any:
         try:
             return job(cfg)
+        except SystemExit as stop:  # a mistake that the job has said, but not where in own code it came from
+            said = stop.__context__
+            if isinstance(said, ConfigError) and (own := own_code.own_traceback(said.__cause__)):
+                log.error("It came from here:\n%s", own)
+            raise
         except ConfigError as error:
-            print(error, file=sys.stderr)
-            sys.exit(1)
+            own = own_code.own_traceback(error.__cause__)
+            print(f"{error}\nIt came from here:\n{own}" if own else error, file=sys.stderr)
+        except Exception as error:
+            own = own_code.own_traceback(error)
+            if not own or "HYDRA_FULL_ERROR" in os.environ:
+                raise
+            log.error("An error in your own code:\n%s\nFor the whole way there set HYDRA_FULL_ERROR=1.", own)
+        sys.exit(1)
 
     return run
 
@@ -102,7 +124,7 @@ def _hydra_whitelist() -> list[str]:
     return [*whitelist(), "logging.*"]
 
 
-def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> None:
+def _prepare(folder: Path, config_name: str, check: Check, command: str, *, claims: bool) -> None:
     """Everything that can be said before torch is imported and a folder is made.
 
     Rewrites sys.argv where Hydra is to be told more than the user typed.
@@ -127,7 +149,7 @@ def _prepare(folder: Path, config_name: str, check: Check, *, claims: bool) -> N
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         if flags.help:
             with contextlib.suppress(HydraException, OmegaConfBaseException, YAMLError):  # said in words below
-                print(catalogue.help_text(_loader(), name, arguments, program()))
+                print(catalogue.help_text(_loader(), name, arguments, command, tools.described()))
                 sys.exit()
         cfg = _compose(name, arguments, overrides)
         HydraConfig.instance().set_config(cfg)
@@ -183,6 +205,11 @@ def _check_sweep(cfg: DictConfig, overrides: list[Override]) -> None:
 
 def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
     """The overrides of the command line; `group=null` becomes the deletion that Hydra has for it, in sys.argv too."""
+    for word in (a for a in arguments if a.isidentifier()):
+        if word in (known_tools := list(tools.described())):
+            raise CommandLineError(f"`{word}` must come first, before what it is given: {program()} {word} …")
+        if meant := did_you_mean(word, known_tools):
+            raise CommandLineError(f"`{word}` must be a tool, or an override of the form key=value.{meant}")
     try:
         overrides = catalogue.parse(arguments)
         known = catalogue.groups(_loader())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from tunelab.errors import did_you_mean
+from tunelab.own_code import trusted, why_missing
 
 WHITELIST = (
     *(
@@ -28,31 +30,36 @@ WHITELIST = (
 
 
 def whitelist() -> list[str]:
-    """The targets that may be built: ours, and the packages named in the environment variable TUNELAB_TRUST."""
-    trusted = [name.strip() for name in os.environ.get("TUNELAB_TRUST", "").split(",")]
-    return [*WHITELIST, *(f"{name}.*" for name in trusted if name)]
+    """The targets that may be built: ours, and what is in the packages that the user trusts."""
+    return [*WHITELIST, *(f"{name}.*" for name in trusted())]
 
 
 def untrusted_targets(values: dict[str, Any]) -> Iterator[str]:
-    """A sentence for each `_target_` of a config that may not be built.
+    """A sentence for each `_target_` of a config that may not be built, or that a package of the user's own has not.
 
     Args:
         values: The config as plain dicts and lists.
     """
-    allowed = whitelist()
+    allowed, own = whitelist(), trusted()
     seen = set()
     for key, target in sorted(_targets(values), key=lambda found: found[0].count(".")):
+        if target in seen:
+            continue  # the task repeats the parts that it uses
+        seen.add(target)
+        package = target.split(".")[0]
         if not any(target.startswith(p[:-1]) if p.endswith(".*") else target == p for p in allowed):
-            if target in seen:
-                continue  # the task repeats the parts that it uses
-            seen.add(target)
-            package = target.split(".")[0]
-            yield f"`{key}._target_` must be in a trusted package, got {target}. " + (
-                "Configs build tunelab's parts, torch.optim.*, torch.nn.*, torchmetrics.* and Lightning's callbacks."
-                if package in {*sys.stdlib_module_names, *(trusted.split(".")[0] for trusted in WHITELIST)}
-                else f'If {package} is your own, say tunelab.main(trust=["{package}"]) in its train.py '
-                f"or set TUNELAB_TRUST={package}."
-            )
+            yield f"`{key}._target_` must be in a trusted package, got {target}.{_remedy(package)}"
+        elif package in own and (why := why_missing(target)):
+            yield f"`{key}._target_` must be there, got {target}: {why}"
+
+
+def _remedy(package: str) -> str:
+    if package in {*sys.stdlib_module_names, *(ours.split(".")[0] for ours in WHITELIST)}:
+        return " Configs build tunelab's parts, torch.optim.*, torch.nn.*, torchmetrics.* and Lightning's callbacks."
+    return did_you_mean(package, trusted()) or (
+        f' If {package} is your own, say tunelab.main(trust=["{package}"]) in its train.py and start from there; '
+        f'in Python, tunelab.trust("{package}"); elsewhere set TUNELAB_TRUST={package}.'
+    )
 
 
 def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

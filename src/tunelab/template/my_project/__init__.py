@@ -1,0 +1,1 @@
+"""Parts of our own, which conf/ names by `_target_`."""

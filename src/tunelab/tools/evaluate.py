@@ -1,0 +1,22 @@
+"""Score a finished run's checkpoint again: run=<folder>"""
+
+from omegaconf import DictConfig
+
+from tunelab.config import one_of, required
+from tunelab.folder import RunFolder
+
+
+def check(cfg: DictConfig, user_keys: list[str]) -> None:
+    required(cfg, "run")
+    one_of(cfg, "checkpoint", ["best", "last"])
+    one_of(cfg, "part", ["test", "val"])
+    RunFolder.find(cfg.run, "run").checkpoint(cfg.checkpoint)
+
+
+def run(cfg: DictConfig) -> None:
+    from tunelab.predictor import evaluate
+
+    reported = RunFolder.find(cfg.run, "run").result.get("test") or {}
+    for name, value in evaluate(cfg.run, cfg.checkpoint, cfg.part).items():
+        told = f"   (the run reported {reported[name]:.4f})" if name in reported else ""
+        print(f"{name:16} {value:.4f}{told}")
