@@ -2,5 +2,8 @@
 
 from tunelab.models.cnn import CNN
 from tunelab.models.mlp import MLP
+from tunelab.models.resnet import ResNet
+from tunelab.models.transformer import Transformer
+from tunelab.models.vit import ViT
 
-__all__ = ["CNN", "MLP"]
+__all__ = ["CNN", "MLP", "ResNet", "Transformer", "ViT"]

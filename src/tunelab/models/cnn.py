@@ -13,7 +13,7 @@ from tunelab.errors import ConfigError
 class CNN(nn.Sequential):
     """A stem and stages, each a convolution with normalization, activation and dropout; image mean; linear head.
 
-    Each stage doubles the channels, up to `width`, and halves the image while it is larger than 2 pixels.
+    Each stage doubles the channels, up to `width`, and strides while the image is larger than 2 pixels.
 
     Args:
         input_shape: (channels, height, width) of one image.
@@ -21,7 +21,10 @@ class CNN(nn.Sequential):
         width: Channels of the last stage.
         depth: Stages after the stem.
         activation: Makes an activation.
-        kernel_size: Odd edge length of each convolution, in pixels; the padding keeps the image's size.
+        kernel_size: Odd edge length of each convolution, in pixels.
+        stride: Of each stage after the stem, in pixels.
+        padding: Pixels of zeros around the image in front of each convolution; None for half of the kernel, which
+            keeps the image's size.
         dropout: Share of the channels zeroed in training, in [0, 1).
         normalization: none or batch.
     """
@@ -37,6 +40,8 @@ class CNN(nn.Sequential):
         depth: int,
         activation: Callable[[], nn.Module],
         kernel_size: int = 3,
+        stride: int = 2,
+        padding: int | None = None,
         dropout: float = 0.0,
         normalization: str = "batch",
     ) -> None:
@@ -44,18 +49,24 @@ class CNN(nn.Sequential):
             raise ConfigError(
                 "`model.normalization` must be none or batch for the cnn, got layer. Try model.normalization=batch."
             )
+        padding = kernel_size // 2 if padding is None else padding
         inputs, edge = input_shape[0], min(input_shape[1:])
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number in range(depth + 1):
             channels = max(min(4, width), width // 2 ** (depth - number))
-            halve = number > 0 and edge > 2
-            edge = (edge + 1) // 2 if halve else edge
+            here = stride if number > 0 and edge > 2 else 1
+            edge = (edge + 2 * padding - kernel_size) // here + 1
+            if edge < 1:
+                raise ConfigError(
+                    f"`model.padding` must leave some of the image at each of the {depth} stages, got {padding} with "
+                    f"kernel_size={kernel_size}, stride={stride}. Try model.padding={kernel_size // 2}."
+                )
             layers[f"conv{number}"] = nn.Conv2d(
                 inputs,
                 channels,
                 kernel_size,
-                stride=2 if halve else 1,
-                padding=kernel_size // 2,
+                stride=here,
+                padding=padding,
                 bias=normalization == "none",  # the norm has one
             )
             if normalization == "batch":
