@@ -71,7 +71,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 # inside a package, files share one that is meant for it
-SHARED = {"callbacks": {"objective"}, "data": {"memory", "splits"}, "tasks": {"supervised"}}
+SHARED = {
+    "callbacks": {"objective"},
+    "data": {"arrays", "memory", "pictures", "splits", "workers"},
+    "models": {"blocks"},
+    "tasks": {"supervised"},
+}
 
 WITHOUT_TORCH = [
     "errors",

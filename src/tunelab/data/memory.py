@@ -10,21 +10,24 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from tunelab.errors import ConfigError
 from tunelab.spec import DataSpec
 
 Batch = tuple[Tensor, Tensor]
+Parts = dict[str, tuple[Any, Tensor]]
+"""Of train, val and test: the inputs, a tensor unless the source has a loader of its own for them, and the targets."""
 
-EVALUATION_BATCH = 1024
-"""Examples per validation or test batch: nothing depends on it."""
+EVALUATION_BATCH, EVALUATION_VALUES = 1024, 2**23
+"""Examples per validation or test batch, and input values where an example has many: no score depends on it."""
 
 
 @dataclass
-class EpochOrder:
+class EpochOrder(DistributedSampler[int]):
     """The order of the examples, drawn from (seed, epoch) alone, so that a resumed run meets the same batches.
 
-    Lightning calls `set_epoch` on a loader's `sampler` before each epoch.
+    Lightning calls `set_epoch` on a loader's `sampler` before each epoch, and leaves alone what is distributed already.
 
     Args:
         examples: How many there are.
@@ -106,9 +109,9 @@ class SplitData(LightningDataModule):
         super().__init__()
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.spec: DataSpec | None = None
-        self.parts: dict[str, tuple[Tensor, Tensor]] = {}  # of train, val and test: inputs and targets
+        self.parts: Parts = {}
 
-    def read(self) -> tuple[DataSpec, dict[str, tuple[Tensor, Tensor]]]:
+    def read(self) -> tuple[DataSpec, Parts]:
         """What the data says of itself, and the tensors of its `train`, `val` and `test` part."""
         raise NotImplementedError
 
@@ -119,7 +122,7 @@ class SplitData(LightningDataModule):
 
     def train_dataloader(self) -> Any:
         size = rank_batch_size(self.batch_size, self._world()[1])
-        return MemoryLoader(*self._on_device("train"), size, self._order("train", self.shuffle, even=True))
+        return self._loader("train", size, self._order("train", self.shuffle, even=True))
 
     def val_dataloader(self) -> Any:
         return self._evaluation_loader("val")
@@ -130,7 +133,12 @@ class SplitData(LightningDataModule):
     def _evaluation_loader(self, part: str) -> Any:
         if not len(self.parts[part][0]):
             return []
-        return MemoryLoader(*self._on_device(part), EVALUATION_BATCH, self._order(part, False, even=False))
+        assert self.spec is not None
+        size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // math.prod(self.spec.input_shape)))
+        return self._loader(part, size, self._order(part, False, even=False))
+
+    def _loader(self, part: str, batch_size: int | str, order: EpochOrder) -> Any:
+        return MemoryLoader(*self._on_device(part), batch_size, order)
 
     def _order(self, part: str, shuffle: bool, *, even: bool) -> EpochOrder:
         return EpochOrder(len(self.parts[part][0]), self.seed, shuffle, *self._world(), even=even)
