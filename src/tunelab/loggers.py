@@ -1,8 +1,9 @@
-"""Where metrics are written: TensorBoard events and one csv, both in the run's folder and both fit for a resume."""
+"""Where metrics are written: TensorBoard events and a csv in the run's folder, both fit for a resume, and services."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger as FabricTensorBoardLogger
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from tunelab.errors import ConfigError
 from tunelab.folder import write_atomic
 
 Scalar = float | int | str | bool
@@ -36,8 +38,11 @@ def write(trainer: Trainer, metrics: Mapping[str, float | Tensor], step: int) ->
         metrics: Scalars by name.
         step: Optimizer steps done.
     """
+    if not trainer.is_global_zero:
+        return
+    values = {name: float(value) for name, value in metrics.items()}
     for logger in trainer.loggers:
-        logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step)  # type: ignore[dict-item]
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -159,3 +164,62 @@ class Csv(Logger):
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(self.path, text.getvalue())
+
+
+class Wandb(WandbLogger):
+    """Weights & Biases; its own files lie in `wandb/` of the run's folder.
+
+    Args:
+        save_dir: The run's folder.
+        project: Where the run belongs.
+        name: Of the run.
+        offline: Whether to write the files only; `wandb sync <run's folder>/wandb/<run>` sends them later.
+
+    Raises:
+        ConfigError: If wandb is not installed.
+    """
+
+    def __init__(self, save_dir: str, *, project: str, name: str, offline: bool) -> None:
+        _require("wandb")
+        import wandb
+
+        run = f"{name} {Path(save_dir).name}"
+        quiet = wandb.Settings(quiet=True)
+        super().__init__(save_dir=save_dir, project=project, name=run, offline=offline, settings=quiet)
+
+    def close(self) -> None:
+        """Ends the run, so that the next one of this process is another."""
+        self.experiment.finish()
+
+
+class Mlflow(MLFlowLogger):
+    """MLflow: a run of an experiment, in a database or on a server.
+
+    Args:
+        save_dir: The run's folder, which names the run.
+        experiment: What it is one run of.
+        tracking_uri: A server, or a database such as sqlite:///outputs/mlflow.db.
+
+    Raises:
+        ConfigError: If mlflow is not installed.
+    """
+
+    def __init__(self, save_dir: str, *, experiment: str, tracking_uri: str) -> None:
+        _require("mlflow")
+        database = tracking_uri.partition("sqlite:///")[2]
+        if database:
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(
+            experiment_name=experiment,
+            run_name=Path(save_dir).name,
+            tracking_uri=tracking_uri,
+            tags={"folder": str(save_dir)},
+        )
+
+
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"`logger` must have {package} installed to write to it. "
+            f'Type pip install "tunelab[{package}]", or leave it out.'
+        )

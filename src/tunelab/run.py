@@ -16,6 +16,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from tunelab import ranks
 from tunelab.callbacks import Objective, Progress, Throughput
 from tunelab.checkpoints import AtomicCheckpointIO, read_checkpoint
 from tunelab.errors import ConfigError
@@ -69,39 +70,61 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     """
     cfg = complete(cfg)
     prepare_process(cfg)
-    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("`trainer=gpu` must have a GPU that PyTorch can use, but there is none. Try trainer=cpu.")
+    check_devices(cfg)
     first_step = check_resumable(checkpoint, cfg) if checkpoint else 0
 
     data: LightningDataModule = build(cfg.data)
     task: LightningModule = build(cfg.task)
     objective, throughput = Objective(cfg.objective, cfg.objective_direction), Throughput()
-    # the objective comes first: the callbacks after it may read what it found
-    trainer = build_trainer(cfg, folder, [objective, throughput, Opening(cfg, start, folder)])
-    for logger in trainer.loggers:
-        if checkpoint and hasattr(logger, "resume_from"):
-            logger.resume_from(first_step)
-
-    record(folder, cfg, start)
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        result = summarise(trainer, task, objective, throughput)
-        write_json(folder / "result.json", result)
-        if cfg.test:
-            trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # what was asked about is the fit
-            result["test"] = score(trainer, task, data, best_checkpoint(trainer))
-            write_json(folder / "result.json", result)
-    except SystemExit:
-        # Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if trainer.state.status != TrainerStatus.INTERRUPTED:
-            raise
-        write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
-        raise SystemExit(143 if trainer.received_sigterm else 130) from None
+    leads = ranks.rank() == 0  # the only one that writes
+    if leads:
+        record(folder, cfg, start)
+    with ranks.for_run(cfg, folder, checkpoint):
+        # the objective comes first: the callbacks after it may read what it found
+        trainer = build_trainer(cfg, folder, [objective, throughput, Opening(cfg, start, folder)])
+        for logger in trainer.loggers:
+            if checkpoint and hasattr(logger, "resume_from"):
+                logger.resume_from(first_step)
+        try:
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            result = summarise(trainer, task, objective, throughput)
+            if leads:
+                write_json(folder / "result.json", result)
+            if cfg.test:
+                trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # asked about is the fit
+                result["test"] = score(trainer, task, data, best_checkpoint(trainer))
+                if leads:
+                    write_json(folder / "result.json", result)
+        except SystemExit:
+            # Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if trainer.state.status != TrainerStatus.INTERRUPTED:
+                raise
+            if leads:
+                write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
+            raise SystemExit(143 if trainer.received_sigterm else 130) from None
     for logger in trainer.loggers:
         if hasattr(logger, "close"):
             logger.close()
     return result
+
+
+def check_devices(cfg: DictConfig) -> None:
+    """Refuses more GPUs than there are.
+
+    Raises:
+        ConfigError: With the trainer to choose instead.
+    """
+    accelerator, wanted, there = cfg.trainer.accelerator, cfg.trainer.devices, torch.cuda.device_count()
+    if accelerator == "gpu" and not there:
+        chosen = "fsdp" if cfg.trainer.get("strategy") == "fsdp" else "gpu"
+        instead = "trainer=ddp trainer.accelerator=cpu" if wanted > 1 else "trainer=cpu"
+        raise ConfigError(f"`trainer={chosen}` must have a GPU that PyTorch can use, but there is none. Try {instead}.")
+    if there and accelerator != "cpu" and wanted > there:
+        raise ConfigError(
+            f"`trainer.devices` must be at most the {there} GPUs of this machine, got {wanted}. "
+            f"Try trainer.devices={there}."
+        )
 
 
 def check_resumable(checkpoint: Path, cfg: DictConfig) -> int:
@@ -128,7 +151,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> T
         folder: The run's folder.
         callbacks: Those of the run itself, an `Objective` first; the recipe's come after them.
     """
-    if cfg.trainer.enable_progress_bar:
+    if cfg.trainer.enable_progress_bar and ranks.rank() == 0:
         callbacks = [*callbacks, Progress(next(c for c in callbacks if isinstance(c, Objective)))]
     callbacks = [*callbacks, *(build(callback) for callback in cfg.callbacks.values())]
     profiler = build(cfg.profiler)
@@ -143,6 +166,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> T
         plugins=AtomicCheckpointIO(),
         default_root_dir=str(folder),
         **QUIET,
+        enable_progress_bar=cfg.trainer.enable_progress_bar and ranks.rank() == 0,
     )
     return trainer
 
@@ -183,7 +207,7 @@ def direction(cfg: DictConfig) -> str:
 
 def prepare_process(cfg: DictConfig) -> None:
     """Threads, seeds and determinism, which belong to the process and not to an object."""
-    torch.set_num_threads(cfg.threads)
+    torch.set_num_threads(max(1, cfg.threads // cfg.trainer.devices))  # which the ranks share
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
@@ -199,6 +223,7 @@ def quiet_lightning() -> None:
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own use of torch
         "Total length of `list` across ranks is zero",  # data without a validation part
         ".*exists and is not empty",  # checkpoints of the run that is resumed
+        "It is recommended to use .*sync_dist=True",  # torchmetrics has brought the ranks together
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -254,18 +279,23 @@ class Opening(Callback):
         self.cfg, self.start, self.folder = cfg, start, folder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         choices = self.start.choices
         log.info(
-            "%s · %s %s, %s parameters · %s lr %g · %s epochs of %s steps · %s",
+            "%s · %s %s, %s parameters · %s lr %g · %s epochs of %s steps · %s"
+            + (" · %s" if trainer.world_size > 1 else ""),
             *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
             *(choices.get("optimizer"), self.cfg.lr, self.cfg.epochs, trainer.num_training_batches),
             f"{self.cfg.threads} threads" if pl_module.device.type == "cpu" else pl_module.device,
+            *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
         )
-        if trainer.is_global_zero:
-            spec = getattr(trainer.datamodule, "spec", None)  # type: ignore[attr-defined]
-            if spec is not None:
-                write_json(self.folder / "data_spec.json", spec.to_json())
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoard):
-                    logger.log_knobs(knobs(self.cfg, self.start))
+        spec = getattr(pl_module, "spec", None)
+        if spec is not None:
+            write_json(self.folder / "data_spec.json", spec.to_json())
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.log_knobs(knobs(self.cfg, self.start))
+            else:
+                logger.log_hyperparams(knobs(self.cfg, self.start))
