@@ -82,7 +82,7 @@ def test_each_argument_that_is_no_override_has_its_own_sentence() -> None:
 
 
 def test_the_page_of_a_script_lists_its_own_dials(loader: ConfigLoader) -> None:
-    lines = [line.split() for line in catalogue.help_text(loader, "evaluate", ["part=val"], "evaluate").splitlines()]
+    lines = [line.split() for line in catalogue.help_text(loader, "evaluate", ["part=val"], "evaluate", {}).splitlines()]
     assert ["run", "null"] in lines
     assert ["part", "val"] in lines
 

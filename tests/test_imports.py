@@ -43,7 +43,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "models": (set(), set()),
     "data": (set(), {"lightning", "sklearn"}),
     # what is asked for, and what is left behind: no torch, but for the record of a run and its checkpoints
-    "whitelist": (set(), set()),
+    "own_code": (set(), set()),
+    "whitelist": ({"own_code"}, set()),
+    "project": (set(), set()),
     "schema": (set(), {"pydantic"}),
     "rules": (set(), set()),
     "config": ({"rules", "schema", "whitelist"}, {"omegaconf"}),
@@ -63,11 +65,18 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "predictor": ({"checkpoints", "config", "folder", "run", "tasks"}, {"pandas"}),
     "job": ({"catalogue", "config", "folder", "record", "run", "summary"}, {"hydra", "omegaconf"}),
+    "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),
     "command": (
-        {"__init__", "catalogue", "config", "folder", "job", "schema", "whitelist"},
+        {
+            *("__init__", "catalogue", "config", "folder", "job", "overrides", "own_code", "project", "schema"),
+            *("tools", "whitelist"),
+        },
         {"hydra", "omegaconf", "yaml"},
     ),
-    "__init__": ({"command", "predictor"}, set()),
+    "tools": ({"config", "folder", "predictor", "project"}, {"omegaconf", "pandas"}),
+    "__init__": ({"command", "own_code", "predictor"}, set()),
+    # a user's project, as `tunelab new` writes it
+    "template": ({"__init__", "data", "loggers"}, {"lightning"}),
 }
 
 # inside a package, files share one that is meant for it
@@ -89,9 +98,13 @@ WITHOUT_TORCH = [
     "folder",
     "summary",
     "job",
+    "overrides",
+    "own_code",
+    "project",
+    "tools",
     "command",
 ]
-SCRIPTS_MAY_IMPORT = {"command", "config", "errors", "folder", "predictor"}
+SCRIPTS_MAY_IMPORT = {"command"}
 
 
 def imported(path: Path, *, only_at_once: bool = False) -> Iterator[str]:

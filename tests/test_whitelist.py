@@ -77,7 +77,7 @@ DETOURS = [
     "tunelab.callbacks.checkpoint.Path.unlink",
     "tunelab.loggers.write_atomic",
     "tunelab.data.bundled.np.load",
-    "tunelab.tasks.supervised.inspect.os.system",
+    "tunelab.tasks.parts.inspect.os.system",
     "lightning.pytorch.callbacks.model_checkpoint.os.system",
     "lightning.pytorch.callbacks.model_checkpoint.shutil.rmtree",
 ]
@@ -199,7 +199,8 @@ def test_a_package_of_ones_own_is_refused_with_how_to_trust_it(tmp_path: Path, p
     text = refused(typed(tmp_path, "--config-dir", str(package), *WORDS), 1)
     assert (
         "`model._target_` must be in a trusted package, got myparts.Plain. If myparts is your own, say "
-        'tunelab.main(trust=["myparts"]) in its train.py or set TUNELAB_TRUST=myparts.' in text
+        'tunelab.main(trust=["myparts"]) in its train.py and start from there; in Python, tunelab.trust("myparts"); '
+        "elsewhere set TUNELAB_TRUST=myparts." in text
     )
 
 

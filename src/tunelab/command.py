@@ -7,7 +7,6 @@ import functools
 import inspect
 import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -32,19 +31,15 @@ from tunelab import catalogue, conf_folder, own_code, project, tools
 from tunelab.config import plain, validate
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.folder import RunFolder, claim
-from tunelab.job import COMMAND_VARIABLE, RESUME_MAY_CHANGE, program, train_job
+from tunelab.job import COMMAND_VARIABLE, program, train_job
+from tunelab.overrides import CommandLineError, quote_path, quoted, recorded_overrides
 from tunelab.schema import range_mistakes
 from tunelab.whitelist import whitelist
 
-PATH_KEYS = ("repeat", "resume", "run", "input", "output", "hydra.run.dir")
 log = logging.getLogger("tunelab")
 
 Job = Callable[[DictConfig], Any]
 Check = Callable[[DictConfig, list[str]], None]
-
-
-class CommandLineError(ConfigError):
-    """A mistake in the command line itself: an unknown option or key, or a syntax error. Exit code 2."""
 
 
 def main(
@@ -102,14 +97,13 @@ def _in_words(job: Job) -> Job:
     def run(cfg: DictConfig) -> Any:
         try:
             return job(cfg)
-        except SystemExit as stop:  # a mistake that the job has said, but not where in own code it came from
-            said = stop.__context__
-            if isinstance(said, ConfigError) and (own := own_code.own_traceback(said.__cause__)):
-                log.error("It came from here:\n%s", own)
+        except SystemExit as stop:  # a mistake that the job has said; perhaps it has closed its log
+            if isinstance(stop.__context__, ConfigError):
+                _show_origin(stop.__context__)
             raise
         except ConfigError as error:
-            own = own_code.own_traceback(error.__cause__)
-            print(f"{error}\nIt came from here:\n{own}" if own else error, file=sys.stderr)
+            print(error, file=sys.stderr)
+            _show_origin(error)
         except Exception as error:
             own = own_code.own_traceback(error)
             if not own or "HYDRA_FULL_ERROR" in os.environ:
@@ -118,6 +112,12 @@ def _in_words(job: Job) -> Job:
         sys.exit(1)
 
     return run
+
+
+def _show_origin(mistake: ConfigError) -> None:
+    """Where in the user's own code a mistake came from, if it did."""
+    if own := own_code.own_traceback(mistake.__cause__):
+        print(f"It came from here:\n{own}", file=sys.stderr)
 
 
 def _hydra_whitelist() -> list[str]:
@@ -129,7 +129,7 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
 
     Rewrites sys.argv where Hydra is to be told more than the user typed.
     """
-    sys.argv[1:] = [_quote_path(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
     flags = get_args_parser().parse_intermixed_args(sys.argv[1:])
     if flags.hydra_help or flags.shell_completion or flags.info or flags.experimental_rerun:
         return
@@ -145,10 +145,10 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
         overrides = _typed_overrides(name, flags.overrides)
         if not flags.multirun:
             _refuse_sweeps(overrides)
-        added = _recorded_overrides(overrides, flags.multirun)
+        added = recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         if flags.help:
-            with contextlib.suppress(HydraException, OmegaConfBaseException, YAMLError):  # said in words below
+            with contextlib.suppress(HydraException, OmegaConfBaseException, YAMLError, RecursionError):  # said below
                 print(catalogue.help_text(_loader(), name, arguments, command, tools.described()))
                 sys.exit()
         cfg = _compose(name, arguments, overrides)
@@ -159,7 +159,7 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
         elif claims:  # the jobs of a sweep are checked one by one, as they are composed
             _check_sweep(cfg, overrides)
         if claims and not flags.multirun and not flags.cfg:
-            added = [*added, f"hydra.run.dir={_quoted(_run_folder(cfg, overrides))}"]
+            added = [*added, f"hydra.run.dir={quoted(_run_folder(cfg, overrides))}"]
     finally:
         HydraConfig.instance().cfg = None
         GlobalHydra.instance().clear()
@@ -238,6 +238,12 @@ def _compose(config_name: str, arguments: list[str], typed: list[Override]) -> D
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         explained = list(catalogue.mistakes(_loader(), config_name, typed))
         raise CommandLineError(*(explained or [str(error).strip()])) from None
+    except RecursionError:
+        raise ConfigError(
+            f"`{config_name}.yaml` must not lead back to itself in its defaults list. To build on tunelab's own "
+            f"{config_name}.yaml, give yours another name, such as my_{config_name}.yaml, and say it to "
+            f'tunelab.main(config_name="my_{config_name}").'
+        ) from None
 
 
 def _refuse_sweeps(overrides: list[Override]) -> None:
@@ -246,62 +252,6 @@ def _refuse_sweeps(overrides: list[Override]) -> None:
         raise CommandLineError(
             *(f"`{line}` must have one value, or be searched: add -m for a run of each." for line in swept)
         )
-
-
-def _quote_path(argument: str) -> str:
-    """Paths need no quotes of Hydra's own: `run=outputs/my run (2)/…` simply works."""
-    key, equals, value = argument.partition("=")
-    if not equals or key not in PATH_KEYS or value == "null":
-        return argument
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists()
-    return argument if quoted else f"{key}={_quoted(Path(value).expanduser() if value.startswith('~') else value)}"
-
-
-def _quoted(value: str | Path) -> str:
-    """A text in Hydra's quotes, where a backslash counts only before a quote."""
-    text = re.sub(r'(\\*)"', r'\1\1\\"', str(value))
-    return '"' + re.sub(r"(\\+)$", r"\1\1", text) + '"'
-
-
-def _recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
-    """What a `repeat=` or `resume=` stands for: the overrides of the run that it names."""
-    named = {o.key_or_group: o.value() for o in overrides if o.key_or_group in ("repeat", "resume")}
-    given = {key: str(value) for key, value in named.items() if value is not None}
-    for key, value in given.items():
-        if not value or multirun:
-            raise CommandLineError(
-                f"`{key}` must name a run's folder, got {'it with -m' if multirun else 'nothing'}. Type {key}=<folder>."
-            )
-    others = [o for o in overrides if o.key_or_group not in given and not o.key_or_group.startswith("hydra.")]
-    if "repeat" in given and "resume" not in given:
-        run = RunFolder.find(given["repeat"], "repeat")
-        refused = [str(o.input_line) for o in others if o.key_or_group != "name"]
-        if any("overrides" in resume for resume in run.record.get("resumes", [])):
-            raise ConfigError(
-                f"`repeat` must name a run of one recipe, but {given['repeat']} was changed when it was resumed. "
-                f"To begin anew with what it ended with, type: {' '.join([program(), *run.record['overrides']])}"
-            )
-        if refused:
-            change = shlex.join([*program().split(), *run.record["overrides"], *refused])
-            raise ConfigError(
-                f"`repeat` must stand alone to be a repetition, got {' '.join(refused)} beside it. "
-                f"For a changed run type: {change}"
-            )
-        return [] if any(o.key_or_group == "name" for o in others) else [f"name={_quoted(run.config.name)}"]
-    if "resume" in given and "repeat" not in given:
-        run = RunFolder.find(given["resume"], "resume")
-        for override in others:
-            if override.key_or_group.split(".")[0] not in RESUME_MAY_CHANGE:
-                change = shlex.join([*program().split(), *run.record["overrides"], str(override.input_line)])
-                raise ConfigError(
-                    f"`resume` must keep the recipe but for {', '.join(RESUME_MAY_CHANGE)}, got {override.input_line}. "
-                    f"For a new run type: {change}"
-                )
-        if others:
-            typed = {override.key_or_group for override in others}
-            return [o for o in run.record["overrides"] if catalogue.parse([o])[0].key_or_group not in typed]
-        return [f"name={_quoted(run.config.name)}"]
-    return []
 
 
 def _check_experiment_lr(config_name: str, overrides: list[Override], arguments: list[str], cfg: DictConfig) -> None:

@@ -96,6 +96,7 @@ def own_traceback(error: BaseException | None) -> str:
         modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
         own = [f for f, module in zip(frames, modules, strict=True) if module.split(".")[0] in trusted()]
         if own:
-            found = "".join([*traceback.format_list(own), *traceback.format_exception_only(error)]).rstrip()
+            said = "".join([*traceback.format_list(own), *traceback.format_exception_only(error)])
+            found = said.split("\nfull_key: ")[0].rstrip()  # which Hydra adds to the user's message
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return found

@@ -41,16 +41,21 @@ def untrusted_targets(values: dict[str, Any]) -> Iterator[str]:
         values: The config as plain dicts and lists.
     """
     allowed, own = whitelist(), trusted()
-    seen = set()
+    found: dict[str, str] = {}  # the key of each target; the task repeats the parts that it uses
     for key, target in sorted(_targets(values), key=lambda found: found[0].count(".")):
-        if target in seen:
-            continue  # the task repeats the parts that it uses
-        seen.add(target)
+        found.setdefault(target, key)
+    refused: dict[str, list[str]] = {}  # those of each package, which has one remedy
+    for target, key in found.items():
         package = target.split(".")[0]
         if not any(target.startswith(p[:-1]) if p.endswith(".*") else target == p for p in allowed):
-            yield f"`{key}._target_` must be in a trusted package, got {target}.{_remedy(package)}"
+            refused.setdefault(package, []).append(target)
         elif package in own and (why := why_missing(target)):
             yield f"`{key}._target_` must be there, got {target}: {why}"
+    for package, targets in refused.items():
+        more = f" and {', '.join(targets[1:])}" if targets[1:] else ""
+        yield (
+            f"`{found[targets[0]]}._target_` must be in a trusted package, got {targets[0]}{more}.{_remedy(package)}"
+        )
 
 
 def _remedy(package: str) -> str:

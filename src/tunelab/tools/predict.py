@@ -1,4 +1,4 @@
-"""Predictions for the rows of a csv: run=<folder> input=<csv>"""
+"""Predictions for the rows of a csv or parquet file: run=<folder> input=<file>"""
 
 from pathlib import Path
 
@@ -16,21 +16,16 @@ def check(cfg: DictConfig, user_keys: list[str]) -> None:
     one_of(cfg, "checkpoint", ["best", "last"])
     RunFolder.find(cfg.run, "run").checkpoint(cfg.checkpoint)
     if not Path(cfg.input).is_file():
-        raise ConfigError(f"`input` must be a csv file, got {cfg.input}, which does not exist.")
+        raise ConfigError(f"`input` must be a csv or parquet file, got {cfg.input}, which is no file.")
     if cfg.output and Path(cfg.output).resolve() == Path(cfg.input).resolve():
         raise ConfigError(f"`output` must be another file than input, got {cfg.output}. Name a new file, or none.")
 
 
 def run(cfg: DictConfig) -> None:
-    import pandas as pd
-
-    from tunelab.predictor import load
+    from tunelab.predictor import load, read_rows
 
     source = Path(cfg.input)
-    try:
-        rows = pd.read_csv(source)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"`input` must be a csv with a header line, got {source}: {error}") from None
+    rows = read_rows(cfg.input, separator=cfg.separator, encoding=cfg.encoding)
     predictions = load(cfg.run, cfg.checkpoint).predict(rows)
     target = Path(cfg.output) if cfg.output else source.with_name(f"{source.stem}-predictions.csv")
     try:

@@ -1,0 +1,76 @@
+"""What was typed, as Hydra takes it: paths quoted, `repeat=` and `resume=` replaced by what they stand for."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+
+from tunelab import catalogue
+from tunelab.errors import ConfigError
+from tunelab.folder import RunFolder
+from tunelab.job import RESUME_MAY_CHANGE, program
+
+PATH_KEYS = ("repeat", "resume", "run", "input", "output", "hydra.run.dir")
+
+
+class CommandLineError(ConfigError):
+    """A mistake in the command line itself: an unknown option or key, or a syntax error. Exit code 2."""
+
+
+def quote_path(argument: str) -> str:
+    """Paths need no quotes of Hydra's own: `run=outputs/my run (2)/…` simply works."""
+    key, equals, value = argument.partition("=")
+    if not equals or key not in PATH_KEYS or value == "null":
+        return argument
+    has_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists()
+    return argument if has_quotes else f"{key}={quoted(Path(value).expanduser() if value.startswith('~') else value)}"
+
+
+def quoted(value: str | Path) -> str:
+    """A text in Hydra's quotes, where a backslash counts only before a quote."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', str(value))
+    return '"' + re.sub(r"(\\+)$", r"\1\1", text) + '"'
+
+
+def recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
+    """What a `repeat=` or `resume=` stands for: the overrides of the run that it names."""
+    named = {o.key_or_group: o.value() for o in overrides if o.key_or_group in ("repeat", "resume")}
+    given = {key: str(value) for key, value in named.items() if value is not None}
+    for key, value in given.items():
+        if not value or multirun:
+            raise CommandLineError(
+                f"`{key}` must name a run's folder, got {'it with -m' if multirun else 'nothing'}. Type {key}=<folder>."
+            )
+    others = [o for o in overrides if o.key_or_group not in given and not o.key_or_group.startswith("hydra.")]
+    if "repeat" in given and "resume" not in given:
+        run = RunFolder.find(given["repeat"], "repeat")
+        refused = [str(o.input_line) for o in others if o.key_or_group != "name"]
+        if any("overrides" in resume for resume in run.record.get("resumes", [])):
+            raise ConfigError(
+                f"`repeat` must name a run of one recipe, but {given['repeat']} was changed when it was resumed. "
+                f"To begin anew with what it ended with, type: {' '.join([program(), *run.record['overrides']])}"
+            )
+        if refused:
+            change = shlex.join([*program().split(), *run.record["overrides"], *refused])
+            raise ConfigError(
+                f"`repeat` must stand alone to be a repetition, got {' '.join(refused)} beside it. "
+                f"For a changed run type: {change}"
+            )
+        return [] if any(o.key_or_group == "name" for o in others) else [f"name={quoted(run.config.name)}"]
+    if "resume" in given and "repeat" not in given:
+        run = RunFolder.find(given["resume"], "resume")
+        for override in others:
+            if override.key_or_group.split(".")[0] not in RESUME_MAY_CHANGE:
+                change = shlex.join([*program().split(), *run.record["overrides"], str(override.input_line)])
+                raise ConfigError(
+                    f"`resume` must keep the recipe but for {', '.join(RESUME_MAY_CHANGE)}, got {override.input_line}. "
+                    f"For a new run type: {change}"
+                )
+        if others:
+            typed = {override.key_or_group for override in others}
+            return [o for o in run.record["overrides"] if catalogue.parse([o])[0].key_or_group not in typed]
+        return [f"name={quoted(run.config.name)}"]
+    return []
