@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hydra import compose as hydra_compose
@@ -29,6 +31,16 @@ def options(group: str) -> list[str]:
     found = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
     assert found, f"conf/{group} has no file"
     return found
+
+
+def local_files(data: str, folder: Path) -> list[str]:
+    """The overrides by which a source that reads files finds small real ones, written into this folder."""
+    if data not in ("csv", "parquet"):
+        return []
+    rows = pd.DataFrame({"size": np.arange(60) % 7, "city": list("abc") * 20, "kind": ["yes", "no", "maybe"] * 20})
+    path = folder / f"table.{data}"
+    rows.to_csv(path, index=False) if data == "csv" else rows.to_parquet(path)
+    return [f"data.path='{path}'", "data.target=kind"]
 
 
 @pytest.fixture(scope="session", autouse=True)
