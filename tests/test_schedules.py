@@ -1,26 +1,54 @@
 """Every schedule equals its closed form at every step; warm-up has no zero, no jump; a resume continues exactly."""
 
+import functools
 import io
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from conftest import options
 
 from tunelab.config import ConfigError
 from tunelab.run import build
-from tunelab.schedules import Plateau, constant, cosine, step, warmup_length
+from tunelab.schedules import (
+    Plateau,
+    constant,
+    cosine,
+    cosine_restarts,
+    cyclic,
+    exponential,
+    inverse_sqrt,
+    multistep,
+    one_cycle,
+    polynomial,
+    step,
+    warmup_stable_decay,
+)
+from tunelab.schedules.warmup import warmup_length
 
 LR = 0.2
 EVERY, STEP_FACTOR, ETA_MIN = 3, 0.5, 0.004
+TO_ETA_MIN = [f"scheduler.eta_min={ETA_MIN}"]
 SETTINGS = {
     # what makes each schedule move within a short run
     "constant": [],
-    "cosine": [f"scheduler.eta_min={ETA_MIN}"],
+    "cosine": TO_ETA_MIN,
+    "cosine_restarts": TO_ETA_MIN,
+    "cyclic": TO_ETA_MIN,
+    "exponential": [],
+    "inverse_sqrt": [],
+    "linear": TO_ETA_MIN,
+    "multistep": [],
+    "one_cycle": TO_ETA_MIN,
     "plateau": ["objective_direction=minimize"],
+    "polynomial": TO_ETA_MIN,
     "step": [f"scheduler.every_epochs={EVERY}", f"scheduler.factor={STEP_FACTOR}"],
+    "warmup_stable_decay": TO_ETA_MIN,
 }
+OWN_RISE = {"one_cycle"}
+"""Schedules that rise along a curve of their own, as long as the warm-up."""
 
 
 def _constant(t, total, per_epoch, warmup):
@@ -32,11 +60,70 @@ def _cosine(t, total, per_epoch, warmup):
     return ETA_MIN + (LR - ETA_MIN) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def _cosine_restarts(t, total, per_epoch, warmup):
+    span = total - warmup
+    ends = [warmup + round(span / 7), warmup + round(3 * span / 7), total]  # each twice as long as the one before
+    begin, end = next((a, b) for a, b in pairwise([min(warmup, t), *ends]) if t < b)
+    return ETA_MIN + (LR - ETA_MIN) * math.cos(math.pi / 2 * (max(t, warmup) - max(begin, warmup)) / (end - begin)) ** 2
+
+
+def _cyclic(t, total, per_epoch, warmup):
+    corners = np.linspace(warmup, total, 8)  # four falls, three rises
+    return float(np.interp(t, corners, [LR, ETA_MIN] * 4))
+
+
+def _exponential(t, total, per_epoch, warmup):
+    return LR * math.exp(math.log(0.95) * max(0, t - warmup) / per_epoch)
+
+
+def _inverse_sqrt(t, total, per_epoch, warmup):
+    timescale = max(1, total / 10)
+    return LR / math.sqrt(1 + max(0, t - warmup) / timescale)
+
+
+def _linear(t, total, per_epoch, warmup):
+    return float(np.interp(t, [warmup, total], [LR, ETA_MIN]))
+
+
+def _multistep(t, total, per_epoch, warmup):
+    return LR / 10 ** ((t >= round(total / 2)) + (t >= round(total * 3 / 4)))
+
+
+def _one_cycle(t, total, per_epoch, warmup):
+    rise = warmup or round(0.3 * total)
+    if t < rise:
+        return LR - 0.96 * LR * math.cos(math.pi / 2 * t / rise) ** 2
+    return _cosine(t, total, per_epoch, rise)
+
+
+def _polynomial(t, total, per_epoch, warmup):
+    return ETA_MIN + (LR - ETA_MIN) * ((total - max(t, warmup)) / (total - warmup)) ** 2
+
+
 def _step(t, total, per_epoch, warmup):
     return LR * STEP_FACTOR ** sum(1 for k in range(1, t + 1) if k % (EVERY * per_epoch) == 0)
 
 
-CLOSED_FORMS = {"constant": _constant, "cosine": _cosine, "plateau": _constant, "step": _step}
+def _warmup_stable_decay(t, total, per_epoch, warmup):
+    length = min(round(total / 5), total - warmup)
+    return float(np.interp(t, [total - length, total], [LR, ETA_MIN])) if length else LR
+
+
+CLOSED_FORMS = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "cosine_restarts": _cosine_restarts,
+    "cyclic": _cyclic,
+    "exponential": _exponential,
+    "inverse_sqrt": _inverse_sqrt,
+    "linear": _linear,
+    "multistep": _multistep,
+    "one_cycle": _one_cycle,
+    "plateau": _constant,
+    "polynomial": _polynomial,
+    "step": _step,
+    "warmup_stable_decay": _warmup_stable_decay,
+}
 """Without warm-up; the plateau never observes a validation here."""
 
 
@@ -76,9 +163,8 @@ def test_schedule_equals_its_closed_form_over_a_whole_run(option, warmup, total,
         return
     scheduler = make(optimizer, total_steps=total, steps_per_epoch=per_epoch, warmup_steps=warmup)
     seen = [rate for (rate,) in _rates(optimizer, scheduler, total)]
-    expected = [
-        CLOSED_FORMS[option](t, total, per_epoch, warmup) * min(1, (t + 1) / (warmup + 1)) for t in range(total)
-    ]
+    ramp = [1 if option in OWN_RISE else min(1, (t + 1) / (warmup + 1)) for t in range(total)]
+    expected = [CLOSED_FORMS[option](t, total, per_epoch, warmup) * ramp[t] for t in range(total)]
     assert seen == pytest.approx(expected, rel=1e-12)
 
 
@@ -96,11 +182,13 @@ def test_warmup_given_as_a_fraction_is_that_share_of_the_steps(option, compose):
 def test_the_dials_reach_every_schedule(option, compose):
     for dial in ("warmup_steps=9", "warmup_fraction=0.15"):
         optimizer = _optimizer()
-        _made(option, compose, dial)(optimizer, total_steps=60, steps_per_epoch=6)
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(LR / 10, rel=1e-12)
+        scheduler = _made(option, compose, dial)(optimizer, total_steps=60, steps_per_epoch=6)
+        seen = [rate for (rate,) in _rates(optimizer, scheduler, 10)]
+        assert seen[9] == pytest.approx(LR, rel=1e-12)
+        assert all(before < after for before, after in pairwise(seen))
 
 
-@pytest.mark.parametrize("option", options("scheduler"))
+@pytest.mark.parametrize("option", sorted(set(options("scheduler")) - OWN_RISE))
 def test_the_first_step_of_a_warmup_has_an_lr_above_zero_and_the_last_reaches_its_target(option, compose):
     optimizer = _optimizer()
     scheduler = _made(option, compose)(optimizer, total_steps=100, steps_per_epoch=50, warmup_steps=20)
@@ -112,14 +200,16 @@ def test_the_first_step_of_a_warmup_has_an_lr_above_zero_and_the_last_reaches_it
     assert rises == pytest.approx([LR / 21] * 20, rel=1e-9)
 
 
-def test_cosine_with_warmup_joins_without_a_jump():
+@pytest.mark.parametrize("option", options("scheduler"))
+def test_schedule_joins_its_warmup_without_a_jump(option, compose):
     optimizer = _optimizer()
-    scheduler = cosine(optimizer, total_steps=1000, steps_per_epoch=100, warmup_steps=100)
-    seen = [rate for (rate,) in _rates(optimizer, scheduler, 1000)]
-    largest = max(abs(after - before) for before, after in pairwise(seen))
-    # the steepest of a ramp over 101 steps and of half a cosine over 900
-    assert largest == pytest.approx(max(LR / 101, math.pi / 2 * LR / 900), rel=1e-3)
-    assert seen[101] == pytest.approx(LR, rel=1e-4)
+    scheduler = _made(option, compose)(optimizer, total_steps=1000, steps_per_epoch=100, warmup_steps=100)
+    seen = [rate for (rate,) in _rates(optimizer, scheduler, 150)]
+    # the steepest of the rises: a line over 101 steps, or half a cosine over 100
+    steepest = math.pi / 2 * 0.96 * LR / 100 if option in OWN_RISE else LR / 101
+    assert max(abs(after - before) for before, after in pairwise(seen[:110])) == pytest.approx(steepest, rel=1e-3)
+    assert seen[100] == pytest.approx(LR, rel=1e-12)
+    assert seen[101] == pytest.approx(LR, rel=0.01)
 
 
 def test_cosine_without_warmup_is_torchs_own():
@@ -138,12 +228,117 @@ def test_step_without_warmup_is_torchs_own():
     assert [r for (r,) in _rates(ours, scheduler, 90)] == pytest.approx([r for (r,) in _rates(theirs, reference, 90)])
 
 
-def test_cosine_ends_at_eta_min_and_never_climbs_again():
+def _same(ours, theirs, steps, skip=0):
+    """Whether (optimizer, scheduler) gives the lr of torch's own, which begins some steps later."""
+    seen = [rate for (rate,) in _rates(*ours, steps)]
+    reference = [rate for (rate,) in _rates(*theirs, steps + skip)][skip:]
+    assert seen == pytest.approx(reference, rel=1e-9, abs=1e-15)
+
+
+def test_multistep_is_torchs_own():
+    ours, theirs = _optimizer(), _optimizer()
+    keys = {"milestone_fractions": [0.75, 0.5, 0.1], "factor": 0.3}
+    scheduler = multistep(ours, total_steps=90, steps_per_epoch=9, **keys)
+    reference = torch.optim.lr_scheduler.MultiStepLR(theirs, [9, 45, 68], gamma=0.3)
+    _same((ours, scheduler), (theirs, reference), 90)
+
+
+def test_exponential_is_torchs_own_at_the_start_of_each_epoch():
+    ours, theirs = _optimizer(), _optimizer()
+    seen = _rates(ours, exponential(ours, total_steps=90, steps_per_epoch=9, factor=0.95), 90)
+    reference = _rates(theirs, torch.optim.lr_scheduler.ExponentialLR(theirs, 0.95), 10)
+    assert [rate for (rate,) in seen[::9]] == pytest.approx([rate for (rate,) in reference], rel=1e-12)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_polynomial_is_torchs_own(power):
+    ours, theirs = _optimizer(), _optimizer()
+    scheduler = polynomial(ours, total_steps=40, steps_per_epoch=4, power=power)
+    _same((ours, scheduler), (theirs, torch.optim.lr_scheduler.PolynomialLR(theirs, 40, power)), 50)
+
+
+def test_cosine_restarts_are_torchs_own():
+    ours, theirs = _optimizer(), _optimizer()
+    scheduler = cosine_restarts(ours, total_steps=70, steps_per_epoch=7, cycles=3, growth=2.0, eta_min=ETA_MIN)
+    reference = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(theirs, T_0=10, T_mult=2, eta_min=ETA_MIN)
+    _same((ours, scheduler), (theirs, reference), 70)
+
+
+def test_one_cycle_of_restarts_is_cosine():
+    runs = []
+    for make in (cosine, functools.partial(cosine_restarts, cycles=1, growth=3.0)):
+        optimizer = _optimizer()
+        runs.append(_rates(optimizer, make(optimizer, total_steps=30, steps_per_epoch=3, warmup_steps=4), 40))
+    assert runs[0] == runs[1]
+
+
+def test_cyclic_is_torchs_own_from_its_first_peak_on():
+    ours, theirs = _optimizer(), _optimizer()
+    scheduler = cyclic(ours, total_steps=50, steps_per_epoch=5, cycles=3, eta_min=ETA_MIN)
+    reference = torch.optim.lr_scheduler.CyclicLR(theirs, ETA_MIN, LR, step_size_up=10, cycle_momentum=False)
+    _same((ours, scheduler), (theirs, reference), 51, skip=10)
+
+
+def test_one_cycle_is_torchs_own():
+    ours, theirs = _optimizer(), _optimizer()
+    scheduler = one_cycle(ours, total_steps=50, steps_per_epoch=5, rise_fraction=0.3, eta_min=LR / 25 / 1e4)
+    # torch's ends at its last step, ours one later
+    reference = torch.optim.lr_scheduler.OneCycleLR(theirs, LR, total_steps=51, pct_start=16 / 51, cycle_momentum=False)
+    _same((ours, scheduler), (theirs, reference), 51)
+
+
+def test_inverse_sqrt_with_the_timescale_of_the_first_transformer_is_its_formula():
     optimizer = _optimizer()
-    scheduler = cosine(optimizer, total_steps=50, steps_per_epoch=5, eta_min=ETA_MIN)
+    warmup, total = 19, 200
+    keys = {"timescale_fraction": (warmup + 1) / total, "warmup_steps": warmup}
+    seen = _rates(optimizer, inverse_sqrt(optimizer, total_steps=total, steps_per_epoch=20, **keys), total)
+    # lr ~ min(n^-1/2, n w^-3/2) at step n, counted from 1
+    scale, width = LR * math.sqrt(warmup + 1), warmup + 1
+    expected = [scale * min(n**-0.5, n * width**-1.5) for n in range(1, total + 1)]
+    assert [rate for (rate,) in seen] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_decay_after_a_stable_lr_does_not_cut_a_long_warmup_short():
+    optimizer = _optimizer()
+    keys = {"decay_fraction": 0.5, "warmup_fraction": 0.8}
+    seen = _rates(optimizer, warmup_stable_decay(optimizer, total_steps=50, steps_per_epoch=5, **keys), 51)
+    assert [rate for (rate,) in seen[39:]] == pytest.approx([LR * 40 / 41, *np.linspace(LR, 0, 11)], abs=1e-12)
+
+
+TO_THE_END = sorted(option for option, settings in SETTINGS.items() if settings is TO_ETA_MIN)
+
+
+@pytest.mark.parametrize("option", TO_THE_END)
+def test_a_schedule_with_eta_min_ends_there_and_never_climbs_again(option, compose):
+    optimizer = _optimizer()
+    scheduler = _made(option, compose)(optimizer, total_steps=50, steps_per_epoch=5)
     seen = [rate for (rate,) in _rates(optimizer, scheduler, 80)]
     assert seen[50:] == pytest.approx([ETA_MIN] * 30, rel=1e-12)
+    assert min(seen) == pytest.approx(ETA_MIN, rel=1e-12)
+    # the last step of the run is not lost to an lr at its lowest
+    assert seen[49] > 1.01 * ETA_MIN
+
+
+@pytest.mark.parametrize("option", sorted(set(SETTINGS) - set(TO_THE_END)))
+def test_a_schedule_without_an_end_does_not_climb_after_the_run(option, compose):
+    optimizer = _optimizer()
+    scheduler = _made(option, compose)(optimizer, total_steps=50, steps_per_epoch=5, warmup_steps=3)
+    seen = [rate for (rate,) in _rates(optimizer, scheduler, 80)]
+    assert all(after <= before for before, after in pairwise(seen[3:]))
+
+
+def test_cosine_never_climbs():
+    optimizer = _optimizer()
+    seen = [r for (r,) in _rates(optimizer, cosine(optimizer, total_steps=50, steps_per_epoch=5), 80)]
     assert all(after <= before for before, after in pairwise(seen))
+
+
+@pytest.mark.parametrize("option", sorted(SETTINGS))
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_a_run_of_a_few_steps_has_an_lr_in_each(option, total, compose):
+    optimizer = _optimizer()
+    scheduler = _made(option, compose)(optimizer, total_steps=total, steps_per_epoch=1)
+    assert all(0 < rate <= LR for (rate,) in _rates(optimizer, scheduler, total))
 
 
 def test_constant_without_warmup_has_nothing_to_do():
@@ -195,7 +390,7 @@ def test_a_schedule_saved_in_the_middle_continues_identically(option, compose):
     optimizer.load_state_dict(saved["optimizer"])
     scheduler.load_state_dict(saved["scheduler"])
     assert run(optimizer, scheduler, range(27, 60)) == expected
-    if option in ("plateau", "step"):
+    if option != "constant":
         assert len(set(expected)) > 1  # it did move in what was compared
 
 
