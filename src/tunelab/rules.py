@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 TASK_LOSSES = {
-    "tunelab.tasks.Classification": {"tunelab.losses.CrossEntropy": "cross_entropy"},
+    "tunelab.tasks.Classification": {
+        "tunelab.losses.CrossEntropy": "cross_entropy",
+        "tunelab.losses.Focal": "focal",
+        "tunelab.losses.Hinge": "hinge",
+    },
     "tunelab.tasks.Regression": {
         "torch.nn.MSELoss": "mse",
         "torch.nn.L1Loss": "mae",
@@ -23,7 +28,24 @@ def logged_metrics(values: dict[str, Any]) -> list[str]:
 
 def contradictions(values: dict[str, Any]) -> Iterator[str]:
     """A sentence for each rule that the recipe breaks."""
-    for rule in (_objective, _schedule, _losses, _fractions, _patience, _precision, _kernel, _one_folder):
+    for rule in (
+        _objective,
+        _schedule,
+        _schedule_free,
+        _several_gradients,
+        _groups,
+        _losses,
+        _fractions,
+        _fold,
+        _table,
+        _patience,
+        _precision,
+        _devices,
+        _mixing,
+        _kernel,
+        _heads,
+        _one_folder,
+    ):
         yield from rule(values)
 
 
@@ -53,6 +75,37 @@ def _fractions(values: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _fold(values: dict[str, Any]) -> Iterator[str]:
+    number, _, folds = (values["fold"] or "0/5").partition("/")
+    if int(folds) < 2 or int(number) >= int(folds):
+        yield (
+            f"`fold` must be one of 0/k to k-1/k with k at least 2, got {values['fold']}. "
+            f"Try fold=0/{max(2, int(folds))}."
+        )
+
+
+def _table(values: dict[str, Any]) -> Iterator[str]:
+    data = values["data"]
+    if "target" not in data:
+        return
+    if ungiven := [key for key in ("path", "target") if data.get(key) in (None, "")]:
+        what = {"path": "<file>", "target": "<column>"}
+        yield from (f"`data.{key}` must be given. Write data.{key}={what[key]}." for key in ungiven)
+        return
+    files = [f"data.{key}" for key in ("val_path", "test_path") if data.get(key)]
+    if data.get("split_column") is not None and files:
+        yield f"`data.split_column` must not be given with {' and '.join(files)}. Leave one of them out."
+    if values["fold"] and data.get("val_path"):
+        yield f"`fold` must not be given with data.val_path, got {values['fold']}. Leave one of them out."
+    if repeated := [key for key in files if data[key.removeprefix("data.")] == data["path"]]:
+        yield f"`{repeated[0]}` must be another file than data.path, got {data['path']} for both. Leave it out."
+    uses = {f"data.{key}": [str(name) for name in data.get(key) or []] for key in ("drop", "categorical")}
+    uses |= {f"data.{key}": [str(data[key])] for key in ("target", "split_column") if data.get(key) is not None}
+    for first, second in combinations(uses, 2):
+        for name in set(uses[first]) & set(uses[second]):
+            yield f"`{first}` must not have a column of {second}, got {name} in both. Take it out of one of them."
+
+
 def _precision(values: dict[str, Any]) -> Iterator[str]:
     if str(values["trainer"].get("precision")).startswith("16") and values["optimizer"].get("fused"):
         yield (
@@ -61,10 +114,43 @@ def _precision(values: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _devices(values: dict[str, Any]) -> Iterator[str]:
+    trainer, batch_size = values["trainer"], values["batch_size"]
+    devices = trainer.get("devices", 1)
+    if devices > 1 and "strategy" not in trainer:
+        yield f"`trainer.devices` must be 1 without a way to share a step, got {devices}. Try trainer=ddp."
+    elif isinstance(batch_size, int) and batch_size % devices:
+        yield (
+            f"`batch_size` must be divisible by the {devices} devices that share it, got {batch_size}. "
+            f"Try batch_size={max(1, batch_size // devices) * devices}."
+        )
+
+
+def _mixing(values: dict[str, Any]) -> Iterator[str]:
+    if values["task"].get("_target_") == "tunelab.tasks.Regression":
+        for name in ("mixup", "cutmix"):
+            if name in values["regularization"]:
+                yield (
+                    f"`regularization` must fit the task, got {name} with regression: it blends classes. Leave it out."
+                )
+
+
 def _kernel(values: dict[str, Any]) -> Iterator[str]:
     if values["model"].get("kernel_size", 1) % 2 == 0:
         size = values["model"]["kernel_size"]
         yield f"`model.kernel_size` must be odd, got {size}. Try model.kernel_size={size + 1}."
+
+
+def _heads(values: dict[str, Any]) -> Iterator[str]:
+    model = values["model"]
+    width, heads = model.get("width"), model.get("heads")
+    if str(model.get("_target_")).startswith("tunelab.models.") and heads and width % heads:
+        divisors = [number for number in range(1, width + 1) if width % number == 0]
+        nearest = min(divisors, key=lambda number: (abs(number - heads), -number))
+        yield (
+            f"`size.width` must be divisible by `model.heads`, got width={width}, heads={heads}. "
+            f"Try size.width={-(-width // heads) * heads} or model.heads={nearest}."
+        )
 
 
 def _one_folder(values: dict[str, Any]) -> Iterator[str]:
@@ -76,7 +162,9 @@ def _patience(values: dict[str, Any]) -> Iterator[str]:
     """Parts that watch validations: their patience ends before the run does, and there are validations to watch."""
     members = {f"regularization.{name}": member for name, member in values["regularization"].items()}
     trainer = values["trainer"]
-    validated = trainer.get("limit_val_batches") != 0 and values["data"].get("val_fraction") != 0
+    data = values["data"]
+    given = values["fold"] or data.get("val_path") or data.get("split_column") is not None
+    validated = trainer.get("limit_val_batches") != 0 and (given or data.get("val_fraction") != 0)
     validations = values["epochs"] // trainer.get("check_val_every_n_epoch", 1) if validated else 0
     for key, part in {"scheduler": values["scheduler"], **members}.items():
         if part.get("monitor") and not validations:
@@ -110,4 +198,52 @@ def _schedule(values: dict[str, Any]) -> Iterator[str]:
         yield (
             f"`scheduler.monitor` must be a metric that this run logs, got {monitor}. "
             f"Try scheduler.monitor={' or '.join(metrics)}."
+        )
+
+
+def _schedule_free(values: dict[str, Any]) -> Iterator[str]:
+    target = values["scheduler"].get("_target_")
+    if "ScheduleFree" in str(values["optimizer"].get("_target_")) and target != "tunelab.schedules.constant":
+        yield (
+            "`scheduler` must be constant with a schedule-free optimizer, whose average takes the place of a falling "
+            f"lr, got {str(target).split('.')[-1]}. Try scheduler=constant warmup_fraction=0.05."
+        )
+
+
+SEVERAL_GRADIENTS = {"tunelab.optimizers.sam.SAM": "sam", "torch.optim.LBFGS": "lbfgs"}
+"""The optimizers that ask for the loss of a batch several times a step."""
+
+
+def _several_gradients(values: dict[str, Any]) -> Iterator[str]:
+    name, trainer = SEVERAL_GRADIENTS.get(values["optimizer"].get("_target_", "")), values["trainer"]
+    if name and trainer.get("accumulate_grad_batches", 1) > 1:
+        yield (
+            f"`trainer.accumulate_grad_batches` must be 1 with optimizer={name}, which asks for the gradient of a "
+            f"batch several times a step, got {trainer['accumulate_grad_batches']}. Try a larger batch_size."
+        )
+    if name and str(trainer.get("precision")).startswith("16"):
+        yield (
+            f"`trainer.precision` must not be {trainer['precision']} with optimizer={name}: the loss is scaled once "
+            "a step, and it asks for several gradients. Try trainer.precision=bf16-mixed."
+        )
+
+
+def _groups(values: dict[str, Any]) -> Iterator[str]:
+    groups, optimizer = values["parameter_groups"], str(values["optimizer"].get("_target_"))
+    for rule in groups.get("rules", []):
+        if set(rule) - {"match", "type", "lr", "weight_decay"} or len({"match", "type"} & set(rule)) in (0, len(rule)):
+            yield (
+                "`parameter_groups.rules` must each have match or type, and lr or weight_decay, got "
+                f"{', '.join(f'{key}: {value}' for key, value in rule.items()) or 'nothing'}. "
+                "Try 'parameter_groups.rules=[{match:head.*,lr:0.1}]'."
+            )
+    if optimizer == "torch.optim.LBFGS" and (groups.get("rules") or groups.get("layer_decay", 1) != 1):
+        yield (
+            "`parameter_groups` must leave all parameters together with optimizer=lbfgs, got rules or a layer_decay. "
+            "Try parameter_groups.rules=[] parameter_groups.layer_decay=1.0."
+        )
+    if optimizer == "tunelab.optimizers.muon.Muon" and not groups.get("matrices_apart"):
+        yield (
+            "`parameter_groups.matrices_apart` must be true with optimizer=muon, got false. "
+            "Try parameter_groups.matrices_apart=true."
         )

@@ -34,8 +34,31 @@ class Size(Part):
 class Model(Part):
     """conf/model."""
 
-    kernel_size: Count = Field(3, examples=[3])
     normalization: Literal["none", "batch", "layer"] = Field("none", examples=["none"])
+    kernel_size: Count = Field(3, examples=[3])
+    stride: Count = Field(2, examples=[2])
+    padding: Annotated[int, Field(ge=0)] | None = Field(None, examples=[1])
+    stages: Count = Field(4, examples=[4])
+    blocks: Annotated[list[Count], Field(min_length=1)] | None = Field(None, examples=["[2,2,2,2]"])
+    bottleneck: bool = Field(False, examples=["true"])
+    stem_kernel_size: Count = Field(3, examples=[7])
+    stem_stride: Count = Field(1, examples=[2])
+    stem_padding: Annotated[int, Field(ge=0)] | None = Field(None, examples=[3])
+    stem_pool: bool = Field(False, examples=["true"])
+    patch_size: Count | None = Field(None, examples=[4])
+    heads: Count | None = Field(None, examples=[4])
+    mlp_ratio: Positive = Field(2.0, examples=[2.0])
+    attention_dropout: Fraction = Field(0.0, examples=[0.1])
+    pooling: Literal["class_token", "mean"] = Field("class_token", examples=["mean"])
+
+
+class Init(Part):
+    """conf/init."""
+
+    gain: Positive | None = Field(None, examples=["null"])
+    std: Positive = Field(0.02, examples=[0.02])
+    path: str | None = Field(None, examples=["outputs/<name>/<time>"])
+    strict: bool = Field(True, examples=["false"])
 
 
 class Optimizer(Part):
@@ -44,6 +67,35 @@ class Optimizer(Part):
     betas: list[Fraction] = Field([0.9, 0.999], min_length=2, max_length=2, examples=["[0.9,0.999]"])
     momentum: Fraction = Field(0.9, examples=[0.9])
     eps: Positive = Field(1e-8, examples=[1e-8])
+    alpha: Fraction = Field(0.99, examples=[0.99])
+    rho: NonNegative = Field(0.05, examples=[0.05])
+    beta2_decay: Annotated[float, Field(le=0)] = Field(-0.8, examples=[-0.8])
+    d: Annotated[float, Field(ge=1)] = Field(1.0, examples=[1.0])
+    adamw_lr: Positive = Field(1e-3, examples=[1e-3])
+    adamw_betas: list[Fraction] = Field([0.9, 0.95], min_length=2, max_length=2, examples=["[0.9,0.95]"])
+    ns_steps: Count = Field(5, examples=[5])
+    base: Literal["sgd", "adamw"] = Field("sgd", examples=["sgd"])
+    max_iter: Count = Field(20, examples=[20])
+    history_size: Count = Field(10, examples=[10])
+    line_search_fn: Literal["strong_wolfe"] | None = Field(None, examples=["strong_wolfe"])
+
+
+class GroupRule(Part):
+    """One of parameter_groups.rules."""
+
+    match: str | None = None
+    type: str | None = None
+    lr: NonNegative = 1.0
+    weight_decay: NonNegative = 1.0
+
+
+class ParameterGroups(Part):
+    """The parameters that share an lr and a weight decay."""
+
+    undecayed: list[Literal["bias", "norm", "embedding"]] = Field([], examples=["[bias,norm]"])
+    rules: list[GroupRule] = Field([], examples=["[{match:head.*,lr:0.1}]"])
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(1.0, examples=[0.8])
+    matrices_apart: bool = Field(False, examples=["true"])
 
 
 class Scheduler(Part):
@@ -51,9 +103,26 @@ class Scheduler(Part):
 
     eta_min: NonNegative = Field(0.0, examples=[1e-5])
     every_epochs: Count = Field(30, examples=[30])
+    milestone_fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.5], examples=["[0.5,0.75]"])
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, examples=[0.1])
+    power: Positive = Field(1.0, examples=[2.0])
+    cycles: Count = Field(3, examples=[3])
+    growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(1.0, examples=[2.0])
+    timescale_fraction: Positive = Field(0.1, examples=[0.1])
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(0.2, examples=[0.2])
+    rise_fraction: Fraction = Field(0.3, examples=[0.3])
+    first_fraction: Annotated[float, Field(gt=0, le=1)] = Field(0.04, examples=[0.04])
     patience: Annotated[int, Field(ge=0)] = Field(10, examples=[10])
     monitor: str = "val/loss"
+
+
+class Loss(Part):
+    """conf/loss."""
+
+    class_weights: list[Positive] | Literal["balanced"] | None = Field(None, examples=["balanced"])
+    gamma: NonNegative = Field(2.0, examples=[2.0])
+    margin: Positive = Field(1.0, examples=[1.0])
+    delta: Positive = Field(1.0, examples=[1.0])
 
 
 class Regularizer(Part):
@@ -101,12 +170,36 @@ class Data(Part):
     test_fraction: Fraction = Field(0.1, examples=[0.1])
     split_seed: Annotated[int, Field(ge=0)] = Field(0, examples=[0])
     shuffle: bool = Field(True, examples=["true"])
+    path: str | None = Field(None, examples=["my_data"])
+    # tables
+    target: str | int | None = Field(None, examples=["price"])
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(None, examples=["';'"])
+    encoding: str = Field("utf-8", examples=["utf-8"])
+    drop: list[str | int] = Field([], examples=["[id]"])
+    categorical: list[str | int] = Field([], examples=["[postcode]"])
+    max_categories: Count = Field(50, examples=[50])
+    missing: list[str | int | float] = Field([], examples=["[unknown]"])
+    val_path: str | None = Field(None, examples=["val.csv"])
+    test_path: str | None = Field(None, examples=["test.csv"])
+    split_column: str | int | None = Field(None, examples=["part"])
+    # made-up sets
+    examples: Annotated[int, Field(ge=4)] = Field(1000, examples=[1000])
+    noise: NonNegative = Field(0.1, examples=[0.1])
+    classes: Annotated[int, Field(ge=2)] = Field(4, examples=[4])
+    features: Count = Field(10, examples=[10])
+    tokens: Annotated[int, Field(ge=2)] = Field(24, examples=[24])
+    # images
+    image_size: Count | None = Field(None, examples=[32])
+    color: Literal["rgb", "grey"] = Field("rgb", examples=["rgb"])
+    in_memory: bool | Literal["auto"] = Field("auto", examples=["auto"])
+    memory_limit_gb: Positive = Field(4.0, examples=[4])
+    workers: Annotated[int, Field(ge=0)] | None = Field(None, examples=[2])
 
 
 class Trainer(Part):
     """conf/trainer."""
 
-    devices: Annotated[int, Field(ge=1, le=1)] = Field(1, examples=[1])  # several need a launcher of our own
+    devices: Count = Field(1, examples=[1])
     accumulate_grad_batches: Count = Field(1, examples=[1])
     check_val_every_n_epoch: Count = Field(1, examples=[1])
     log_every_n_steps: Count = Field(50, examples=[50])
@@ -148,10 +241,10 @@ class Recipe(BaseModel):
     data: Data
     trainer: Trainer
 
-    parameter_groups: Part
+    parameter_groups: ParameterGroups
     activation: Part
-    init: Part
-    loss: Part
+    init: Init
+    loss: Loss
     task: Part
     callbacks: dict[str, Part]
     logger: dict[str, Part]

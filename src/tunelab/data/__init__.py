@@ -2,5 +2,7 @@
 
 from tunelab.data.bundled import BundledData
 from tunelab.data.memory import MemoryLoader
+from tunelab.data.synthetic import SyntheticData
+from tunelab.data.table import CsvData, ParquetData
 
-__all__ = ["BundledData", "MemoryLoader"]
+__all__ = ["BundledData", "CsvData", "MemoryLoader", "ParquetData", "SyntheticData"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,3 +70,25 @@ def _shares(counts: Indices, total: int, least: Indices) -> Indices:
     left = max(0, total - int(shares.sum()))
     shares[np.argsort(shares - exact, kind="stable")[:left]] += 1
     return shares
+
+
+def train_each_class(codes: Indices, parts: dict[str, Indices], movable: Sequence[str]) -> list[int]:
+    """Moves a row of each class that the training part lacks into it, as of a class of one row.
+
+    Args:
+        codes: The class of each example.
+        parts: The indices of train, val and test; changed in place.
+        movable: The parts that rows may be taken from.
+
+    Returns:
+        The classes that a row was moved of.
+    """
+    moved = []
+    for code in np.setdiff1d(codes, codes[parts["train"]]).tolist():
+        part = next((name for name in movable if (codes[parts[name]] == code).any()), None)
+        if part is not None:
+            row = parts[part][codes[parts[part]] == code][0]
+            parts[part] = parts[part][parts[part] != row]
+            parts["train"] = np.sort(np.append(parts["train"], row))
+            moved.append(code)
+    return moved

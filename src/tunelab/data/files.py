@@ -1,0 +1,198 @@
+"""A csv or parquet file as a frame of raw values, and what is wrong with one that cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunelab.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEPARATORS = ",;\t|"
+FIRST_BYTES = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "an archive, such as an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"\x1f\x8b": "compressed by gzip",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"SQLite format 3": "a SQLite database",
+    b"PAR1": "a parquet file",
+}
+"""How files begin that are something else than their ending says."""
+
+
+def read_file(path: str, key: str, *, separator: str | None = None, encoding: str = "utf-8") -> pd.DataFrame:
+    """The rows of a file: parquet by its ending, csv by any other.
+
+    Args:
+        path: The file.
+        key: What the user typed it as, for the messages.
+        separator: Between the values of a csv; by default what its header has most of.
+        encoding: Of a csv.
+
+    Raises:
+        ConfigError: If it is missing, empty, not what its ending says, or cannot be read.
+    """
+    if Path(path).suffix.lower() == ".parquet":
+        return read_parquet(path, key)
+    return read_csv(path, key, separator=separator, encoding=encoding)
+
+
+def read_csv(path: str, key: str, *, separator: str | None = None, encoding: str = "utf-8") -> pd.DataFrame:
+    """The rows of a csv, every value a text or missing: what a column holds is decided by who uses it.
+
+    In a file with semicolons a column of numbers such as 1,5 is read as 1.5.
+
+    Args:
+        path: The file.
+        key: What the user typed it as, for the messages.
+        separator: Between the values; by default what the header has most of.
+        encoding: Of the text.
+
+    Raises:
+        ConfigError: If it is missing, empty, not a csv, or has a header that will not do.
+    """
+    import pandas as pd
+
+    file = _check_file(path, key, "csv")
+    base = key.rsplit(".", 1)[0] + "." if "." in key else ""
+    try:
+        lines = _first_lines(file, encoding)
+        separator = separator or _sniff(lines)
+        _check_header(lines, path, key, separator)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            frame = pd.read_csv(
+                file, sep=separator, encoding=encoding, dtype=str, index_col=False, skipinitialspace=True
+            )
+    except LookupError:
+        raise ConfigError(
+            f"`{base}encoding` must be one that Python knows, got {encoding}."
+            f"{did_you_mean(encoding, ['utf-8', 'utf-16', 'latin-1', 'cp1252'])} Try {base}encoding=utf-8."
+        ) from None
+    except UnicodeError:
+        wide = file.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")
+        raise ConfigError(
+            f"`{base}encoding` must be the encoding of {path}, got {encoding}, which it is not in. "
+            f"Try {base}encoding={'utf-16' if wide else 'cp1252' if encoding != 'cp1252' else 'latin-1'}."
+        ) from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
+        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip().rstrip(".")
+        raise ConfigError(
+            f"`{key}` must be a csv with as many values in each row as names in its header, got {path}: {reason}. "
+            f"Mend the file, or name what separates its values: {base}separator=';'."
+        ) from None
+    if frame.empty:
+        raise ConfigError(f"`{key}` must have at least one row below its header, got {path}, which has none.")
+    frame.columns = frame.columns.str.strip()
+    return _points_for_commas(frame) if separator == ";" else frame
+
+
+def read_parquet(path: str, key: str) -> pd.DataFrame:
+    """The rows of a parquet file, with the types that it gives its columns.
+
+    Args:
+        path: The file.
+        key: What the user typed it as, for the messages.
+
+    Raises:
+        ConfigError: If it is missing, empty, not a parquet file, or pyarrow is not installed.
+    """
+    import pandas as pd
+
+    file = _check_file(path, key, "parquet")
+    try:
+        frame = pd.read_parquet(file, engine="pyarrow")
+    except ImportError:
+        raise ConfigError(
+            f"`{key}` must have pyarrow to be read, got {path}, but it is not installed. "
+            'Type: pip install "tunelab[parquet]"'
+        ) from None
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
+        raise ConfigError(
+            f"`{key}` must be a whole parquet file, got {path}: {str(error).splitlines()[0].rstrip('.')}. "
+            "Write it again."
+        ) from None
+    frame = frame.rename(columns=str).reset_index(drop=True)
+    if frame.empty:
+        raise ConfigError(f"`{key}` must have at least one row, got {path}, which has none.")
+    return frame
+
+
+def _check_file(path: str, key: str, kind: str) -> Path:
+    """The file; refuses what is none, has nothing in it, or is of another kind than it is read as."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        near = [str(other) for other in file.parent.iterdir() if other.is_file()] if file.parent.is_dir() else []
+        what = "which is a folder" if file.is_dir() else "which does not exist"
+        raise ConfigError(f"`{key}` must be a {kind} file, got {path}, {what}.{did_you_mean(str(file), near)}")
+    try:
+        with file.open("rb") as opened:
+            first = opened.read(1024)
+    except OSError as error:
+        raise ConfigError(f"`{key}` must be a file that can be read, got {path} ({error.strerror}).") from None
+    if not first:
+        raise ConfigError(f"`{key}` must be a {kind} file with rows in it, got {path}, which is empty.")
+    found = next((what for bytes_, what in FIRST_BYTES.items() if first.startswith(bytes_)), None)
+    if kind == "parquet" and found != "a parquet file":
+        raise ConfigError(
+            f"`{key}` must be a parquet file, got {path}, which is {found or 'none by its first bytes'}. "
+            + (f"Name a parquet file.{_instead(key, 'csv')}" if found is None else "Name a parquet file.")
+        )
+    if kind == "csv" and found is not None:
+        instead = _instead(key, "parquet") if found == "a parquet file" else ""
+        raise ConfigError(f"`{key}` must be a csv, got {path}, which is {found}. Name a csv file.{instead}")
+    if kind == "csv" and b"\0" in first and not first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigError(
+            f"`{key}` must be a csv, got {path}, which is no text: it has bytes of zero. Name a csv file."
+        )
+    return file
+
+
+def _instead(key: str, kind: str) -> str:
+    if key == "input":  # whose kind is told by its ending
+        return f" If it is a {kind}, let its name end in .{kind}."
+    return f" If it is a {kind}, choose data={kind}."
+
+
+def _first_lines(file: Path, encoding: str) -> list[str]:
+    with file.open(encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding, newline="") as opened:
+        return [line for line in itertools.islice(opened, 20) if line.strip()]
+
+
+def _sniff(lines: list[str]) -> str:
+    """The separator that the header has most of, outside quotes; a comma if it has none."""
+    bare = "".join("".join(lines[:1]).split('"')[::2])
+    return max(SEPARATORS, key=bare.count)
+
+
+def _check_header(lines: list[str], path: str, key: str, separator: str) -> None:
+    names = [name.strip() for name in next(csv.reader(lines, delimiter=separator, skipinitialspace=True), [])]
+    if not any(names):
+        raise ConfigError(f"`{key}` must have a header line with the names of its columns, got {path} without one.")
+    repeated = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+    if repeated:
+        raise ConfigError(
+            f"`{key}` must have a name of its own for each column, got {path} with {names.count(repeated[0])} columns "
+            f"named {repeated[0]}. Rename all but one."
+        )
+
+
+def _points_for_commas(frame: pd.DataFrame) -> pd.DataFrame:
+    for name in frame.columns:
+        values = frame[name].dropna()
+        if (
+            values.str.contains(",", regex=False).any()
+            and values.str.fullmatch(r"[+-]?\d*,?\d+(?:[eE][+-]?\d+)?").all()
+        ):
+            frame[name] = frame[name].str.replace(",", ".", regex=False)
+    return frame

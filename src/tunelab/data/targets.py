@@ -1,0 +1,91 @@
+"""The column to predict: classes or numbers, and what neither of them may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunelab.data.values import Array, in_order, to_numbers, to_texts
+from tunelab.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_CLASSES, MOST_FRACTIONAL = 100, 20
+"""More different whole numbers than the first, or others than the second, are numbers to predict and not classes."""
+
+NUMBERS_FROM = 0.9
+
+
+def wants_classes(values: pd.Series[Any], task: str) -> bool:
+    """Whether the target holds classes: what the task takes, or what the values look like if it does not say.
+
+    Args:
+        values: The target, none of it missing.
+        task: The dotted name of the task's class.
+
+    Raises:
+        ConfigError: If the values do not fit the task, or are not finite.
+    """
+    numbers = to_numbers(values)
+    are_numbers = np.isfinite(numbers).mean() >= NUMBERS_FROM
+    if are_numbers and len(wrong := np.flatnonzero(~np.isfinite(numbers))):
+        raise ConfigError(
+            f"`data.target` must have finite numbers, got {values.iloc[wrong[0]]} in row {values.index[wrong[0]] + 1} "
+            f"of {values.name}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''}. Mend those rows or leave them "
+            "out."
+        )
+    different = len(np.unique(numbers)) if are_numbers else values.nunique()
+    whole = are_numbers and bool((numbers == np.rint(numbers)).all())
+    many = different > (MOST_CLASSES if whole else MOST_FRACTIONAL) or 2 * different > len(values)
+    kind = task.rsplit(".")[-1].lower()
+    if "regress" in kind and not are_numbers:
+        raise ConfigError(
+            f"`task` must fit the data, got regression for {values.name}, which has texts such as {values.iloc[0]}. "
+            "Try task=classification loss=cross_entropy objective=val/accuracy."
+        )
+    if "classif" in kind and are_numbers and many:
+        raise ConfigError(
+            f"`task` must fit the data, got classification for {values.name}, which has {different:,} distinct "
+            "numbers. Try task=regression loss=mse objective=val/rmse."
+        )
+    return "classif" in kind or ("regress" not in kind and not (are_numbers and many))
+
+
+def class_codes(values: pd.Series[Any]) -> tuple[Any, tuple[str, ...]]:
+    """The class of each row, integers in [0, classes) of shape (rows,), and the name of each class.
+
+    Raises:
+        ConfigError: If there is one class only, or nearly one for each row.
+    """
+    import pandas as pd
+
+    texts = to_texts(values)
+    names = in_order(texts.unique())
+    if len(names) == 1:
+        raise ConfigError(
+            f"`data.target` must have at least two classes, got {values.name}, which is {names[0]} in every row. "
+            "Choose another column."
+        )
+    if 2 * len(names) > len(values):
+        raise ConfigError(
+            f"`data.target` must have classes that come again, got {values.name}, which has {len(names):,} different "
+            f"values in {len(values):,} rows. Choose another column."
+        )
+    return pd.Index(names).get_indexer(pd.Index(texts)).astype(np.int64), tuple(names)
+
+
+def numbers_to_predict(values: pd.Series[Any]) -> Array:
+    """The number of each row.
+
+    Raises:
+        ConfigError: If it is always the same.
+    """
+    numbers = to_numbers(values)
+    if np.ptp(numbers) == 0:
+        raise ConfigError(
+            f"`data.target` must vary, got {values.name}, which is {values.iloc[0]} in every row. "
+            "Choose another column."
+        )
+    return numbers
