@@ -42,8 +42,7 @@ def recipe(name: str, seed: int) -> DictConfig:
     """The config of an experiment, as the command line would make it, on one thread."""
     typed = [f"experiment={name}", f"seed={seed}", "name=experiment", "threads=1", "trainer.enable_progress_bar=false"]
     with initialize_config_dir(str(conf_folder()), job_name="train"):
-        cfg = compose("train", overrides=[*typed, "logger=[]", "callbacks=[checkpoint]"])
-    return cfg
+        return compose("train", overrides=[*typed, "logger=[]", "callbacks=[checkpoint]"])
 
 
 def run(name: str, seed: int) -> tuple[dict[str, float], float]:

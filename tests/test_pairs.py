@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import local_files, options
 
-from tunelab.config import MEMBER_GROUPS, validate
+from tunelab.config import MEMBER_GROUPS
 from tunelab.errors import ConfigError
 
 Fit = Callable[..., tuple[dict[str, Any], Path]]
@@ -114,21 +114,34 @@ def typed(row: Row) -> list[str]:
     return [f"data={chosen['data']}", *words]
 
 
-def refused() -> Iterator[Row]:
-    for one, other in itertools.combinations([(g, o) for g in GROUPS for o in CHOICES[g]], 2):
-        if one[0] != other[0] and not fits(one, other):
-            yield (one, other)
+@cache
+def contradictory() -> list[Row]:
+    """The pairs that may not stand together, each of which is to be refused."""
+    every = [(group, option) for group in GROUPS for option in CHOICES[group]]
+    return [
+        (one, other) for one, other in itertools.combinations(every, 2) if one[0] != other[0] and not fits(one, other)
+    ]
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, marks=() if number % FAST_SHARE == 0 else pytest.mark.slow)
-        for number, row in enumerate(rows())
-    ],
-    ids=lambda row: "-".join(option for _, option in row),
-)
+def some(found: list[Row]) -> list[Any]:
+    """Every fifth as a test of the quick suite, the others as slow ones."""
+    return [pytest.param(row, marks=() if i % FAST_SHARE == 0 else pytest.mark.slow) for i, row in enumerate(found)]
+
+
+def name(row: Row) -> str:
+    return "-".join(option for _, option in row)
+
+
+@pytest.mark.parametrize("row", some(rows()), ids=name)
 def test_options_that_fit_make_a_step_together(fit: Fit, tmp_path: Path, row: Row) -> None:
     one = ["epochs=1", "trainer.limit_train_batches=1", "trainer.enable_progress_bar=false", "batch_size=8"]
     result, _ = fit(*typed(row), *local_files(dict(row)["data"], tmp_path), *one)
     assert (result["status"], result["steps"]) == ("finished", 1)
+
+
+@pytest.mark.parametrize("row", some(contradictory()), ids=name)
+def test_options_that_do_not_fit_are_refused_in_words(fit: Fit, tmp_path: Path, row: Row) -> None:
+    data = dict(row).get("data", "digits")
+    whole = row if "data" in dict(row) else (*row, ("data", data))
+    with pytest.raises(ConfigError, match=r"must .*, got .*(Try|Leave it out|choose)"):
+        fit(*typed(whole), *local_files(data, tmp_path), "trainer.enable_progress_bar=false", "epochs=1")
