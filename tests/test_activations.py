@@ -67,10 +67,11 @@ def test_activations_do_not_change_their_input(compose):
 @pytest.mark.parametrize("option", options("activation"))
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_learns_with_every_activation(model, option, compose):
-    cfg = compose(f"model={model}")
+    cfg = compose(f"model={model}", "size=small")
     cfg.activation = compose(f"activation={option}").activation
-    network: nn.Module = build(cfg.model)(input_shape=(1, 8, 8), output_size=10)
-    inputs, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    shape = (13,) if model == "transformer" else (1, 8, 8)
+    network: nn.Module = build(cfg.model)(input_shape=shape, output_size=10)
+    inputs, labels = torch.randn(16, *shape), torch.arange(16) % 10
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
     loss = nn.functional.cross_entropy(network(inputs), labels)
     loss.backward()
@@ -87,8 +88,10 @@ def test_every_model_learns_with_every_activation(model, option, compose):
 def test_every_layer_has_an_activation_of_its_own(model, option, compose):
     cfg = compose(f"model={model}", "size.depth=3", "size.width=16")
     cfg.activation = compose(f"activation={option}").activation
-    network = build(cfg.model)(input_shape=(1, 8, 8), output_size=10)
+    shape = (13,) if model == "transformer" else (1, 8, 8)
+    network = build(cfg.model)(input_shape=shape, output_size=10)
     kind = type(build(cfg.activation)())
     found = [module for module in network.modules() if type(module) is kind]
     # one object each: a shared PReLU would share its slope
-    assert len({id(module) for module in found}) == {"mlp": 3, "cnn": 3 + 1}[model]
+    residual = {"resnet": 1 + 2 * 3, "resnet18": 1 + 2 * 8, "vit": 3, "transformer": 3}
+    assert len({id(module) for module in found}) == {"mlp": 3, "cnn": 3 + 1, **residual}[model]

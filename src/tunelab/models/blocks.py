@@ -64,7 +64,8 @@ class Attention(nn.Module):
     y = softmax(q k^T / sqrt(head_size)) v, for each head; then a linear layer over the heads
 
     Query, key and value are layers of their own: an init then sees the true fans, where one fused matrix would look
-    three times as wide as it is.
+    three times as wide as it is. The key has no bias, which softmax would take no notice of: it adds the same to a
+    query's fit with every key.
 
     Args:
         width: Values of a token; divisible by `heads`.
@@ -79,7 +80,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
@@ -188,7 +189,7 @@ class Encoder(nn.Module):
         self.positions = nn.Embedding(tokens + (pooling == "class_token"), width) if positions else None
         for embedding in (self.class_token, self.positions):
             if embedding is not None:
-                nn.init.trunc_normal_(embedding.weight, std=0.02)
+                nn.init.normal_(embedding.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
         block = partial(EncoderBlock, width, heads or default_heads(width), mlp_ratio=mlp_ratio, activation=activation)
         self.blocks = nn.Sequential(

@@ -43,7 +43,7 @@ class Transformer(nn.Module):
         depth: int,
         activation: Callable[[], nn.Module],
         heads: int | None = None,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: float = 2.0,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         stochastic_depth: float = 0.0,

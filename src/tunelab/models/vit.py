@@ -44,7 +44,7 @@ class ViT(nn.Module):
         activation: Callable[[], nn.Module],
         patch_size: int | None = None,
         heads: int | None = None,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: float = 2.0,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         stochastic_depth: float = 0.0,
