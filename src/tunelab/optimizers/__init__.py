@@ -1,4 +1,4 @@
-"""Parameter groups; the algorithms are torch's own."""
+"""Parameter groups, and the algorithms that torch and pytorch-optimizer lack or whose step they leave to the user."""
 
 from tunelab.optimizers.groups import parameter_groups
 
