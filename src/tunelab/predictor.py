@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tunelab.checkpoints import read_checkpoint
 from tunelab.config import validate_targets
-from tunelab.errors import ConfigError, did_you_mean
+from tunelab.data.columns import encode
+from tunelab.data.files import read_file
+from tunelab.data.values import first_of
+from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
 from tunelab.run import build, has_examples, prepare_process
 from tunelab.spec import DataSpec
-from tunelab.tasks.supervised import SupervisedTask, check_weights
+from tunelab.tasks.parts import check_weights
+from tunelab.tasks.supervised import SupervisedTask
 
 ROWS_AT_ONCE = 1024
 
@@ -41,16 +45,16 @@ class Predictor:
         """Predictions for raw rows: preprocessing is done here.
 
         Args:
-            rows: A DataFrame with the feature names as columns, in any order and with others beside them, or an array
-                of shape (examples, features) or (examples, *input_shape).
+            rows: A DataFrame with the columns that the model was trained on, in any order and with others beside them;
+                or rows without names, shape (examples, columns) or (examples, *input_shape).
 
         Returns:
             A row for each example: `prediction`, and for classes `p(<class>)`, their probabilities.
 
         Raises:
-            ConfigError: If columns are missing, or values are not finite numbers.
+            ConfigError: If columns are missing, or hold what they did not in training.
         """
-        inputs = torch.from_numpy(self.spec.normalize(self._values(rows)))
+        inputs = torch.from_numpy(self._inputs(rows))
         columns: dict[str, list[Any]] = {}
         with torch.inference_mode():
             for batch in inputs.split(ROWS_AT_ONCE):
@@ -58,39 +62,51 @@ class Predictor:
                     columns.setdefault(name, []).extend(values)
         return pd.DataFrame(columns)
 
-    def _values(self, rows: ArrayLike | pd.DataFrame) -> np.ndarray[Any, Any]:
-        names = self.spec.feature_names
+    def _inputs(self, rows: ArrayLike | pd.DataFrame) -> NDArray[np.float32]:
         if isinstance(rows, pd.DataFrame):
-            missing = [name for name in names if name not in rows.columns]
-            if missing:
-                hint = did_you_mean(missing[0], [str(c) for c in rows.columns])
-                raise ConfigError(
-                    f"`input` must have the {len(names)} columns that the model was trained on, but {len(missing)} are "
-                    f"missing: {_first(missing)}.{hint} It needs {_first(names)}."
-                )
-            rows = rows[list(names)]
-            if rows.empty:
-                raise ConfigError("`input` must have at least one row below its header, got none.")
-            wrong = [str(c) for c in rows.columns if not pd.api.types.is_numeric_dtype(rows[c])]
-            if wrong:
-                raise ConfigError(f"`input` must have numbers in its columns, got text in {_first(wrong)}.")
+            return encode(rows.reset_index(drop=True), self.spec)
+        if self.spec.columns:
+            return encode(self._named(rows), self.spec)
+        return self.spec.normalize(self._values(rows))
+
+    def _named(self, rows: Any) -> pd.DataFrame:
+        names = list(self.spec.raw_names)
+        try:
+            return pd.DataFrame(rows, columns=names)
+        except ValueError as error:
+            raise ConfigError(
+                f"`input` must have {len(names)} values in each row, in this order: {first_of(names)}; but {error}. "
+                "Or give a DataFrame with names."
+            ) from None
+
+    def _values(self, rows: ArrayLike) -> NDArray[np.float64]:
         try:
             values = np.asarray(rows, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"`input` must have numbers in rows of equal length, but {error}.") from None
         if len(values) == 0:
             raise ConfigError("`input` must have at least one row, got none.")
-        if values.ndim < 2 or values[0].size != len(names):
-            raise ConfigError(f"`input` must have {len(names)} values in each row, got shape {values.shape}.")
+        size = math.prod(self.spec.input_shape)
+        if values.ndim < 2 or values[0].size != size:
+            raise ConfigError(f"`input` must have {size} values in each row, got shape {values.shape}.")
         bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
         if len(bad):
-            raise ConfigError(f"`input` must have finite numbers, but {len(bad)} rows have not: {_first(bad + 1)}.")
+            raise ConfigError(f"`input` must have finite numbers, but {len(bad)} rows have not: {first_of(bad + 1)}.")
         return values
 
 
-def _first(names: Iterable[Any]) -> str:
-    shown = [str(name) for name in names]
-    return ", ".join(shown[:3]) + (f", … ({len(shown)})" if len(shown) > 3 else "")
+def read_rows(path: str, *, separator: str | None = None, encoding: str = "utf-8") -> pd.DataFrame:
+    """Raw rows of a csv or, by its ending, a parquet file, as `Predictor.predict` takes them.
+
+    Args:
+        path: The file.
+        separator: Between the values of a csv; by default what its header has most of.
+        encoding: Of a csv.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    return read_file(path, "input", separator=separator, encoding=encoding)
 
 
 def load(folder: str | Path, checkpoint: str = "best") -> Predictor:

@@ -159,7 +159,7 @@ def encode(frame: pd.DataFrame, spec: DataSpec, key: str = "input") -> NDArray[n
     names = [str(name) for name in frame.columns]
     if absent := [name for name in spec.raw_names if name not in names]:
         raise ConfigError(
-            f"`{key}` must have the {len(spec.raw_names)} columns that the model is trained on, but {len(absent)} "
+            f"`{key}` must have the {len(spec.raw_names)} columns that the model was trained on, but {len(absent)} "
             f"{'is' if len(absent) == 1 else 'are'} missing: {first_of(absent)}.{did_you_mean(absent[0], names)} "
             f"It needs {first_of(spec.raw_names)}."
         )
@@ -216,7 +216,7 @@ def _dates(values: pd.Series[Any], column: Column, key: str) -> Array:
     times = seconds(values, column.date_format)
     wrong = np.flatnonzero(np.isnan(times) & values.notna().to_numpy(dtype=bool))
     if len(wrong):
-        kind = "dates" if column.date_format == "ISO8601" else f"dates such as {column.date_format}"
+        kind = "dates" if column.date_format == "ISO8601" else f"dates written as {column.date_format}"
         raise ConfigError(_wrong(values, wrong, kind, key))
     return times
 

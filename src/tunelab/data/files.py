@@ -87,6 +87,8 @@ def read_csv(path: str, key: str, *, separator: str | None = None, encoding: str
         ) from None
     except (pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip().rstrip(".")
+        if isinstance(error, pd.errors.ParserWarning):
+            reason = "its rows have more values"
         raise ConfigError(
             f"`{key}` must be a csv with as many values in each row as names in its header, got {path}: {reason}. "
             f"Mend the file, or name what separates its values: {base}separator=';'."

@@ -157,7 +157,7 @@ class TableData(ArrayData):
         if not known.any():
             raise ConfigError(f"`{key}` must have rows with a {self.target}, got {path}, where it is always missing.")
         if not known.all():
-            log.info("%s: %s rows without a %s are left out", Path(path).name, f"{(~known).sum():,}", self.target)
+            self._tell("%s: %s rows without a %s are left out", Path(path).name, f"{(~known).sum():,}", self.target)
         return rows[known.to_numpy(dtype=bool)]
 
     def _absent(self, key: str, name: str, path: str, names: list[str]) -> str:
@@ -188,7 +188,7 @@ class TableData(ArrayData):
         moved = train_each_class(codes, parts, [part for part in ("val", "test") if part not in (given or {})])
         if moved:
             rare = first_of(names[code] for code in moved)
-            log.info("%s: too few rows to be split, so that one is moved to the training part: %s", self.target, rare)
+            self._tell("%s: too few rows to be split, so that one is moved to the training part: %s", self.target, rare)
         for part in ("val", "test"):
             if unseen := np.setdiff1d(codes[parts[part]], codes[parts["train"]]).tolist():
                 key = f"data.{part}_path" if part in self.paths else "data.split_column"
@@ -200,19 +200,21 @@ class TableData(ArrayData):
 
     def _say(self, spec: DataSpec, sizes: dict[str, int]) -> None:
         """What was done with each column: those with something to tell first, if there are many."""
-        if self.trainer is not None and not self.trainer.is_global_zero:
-            return
         columns = list(spec.columns)
         if len(columns) > SHOWN_COLUMNS:
             columns.sort(key=lambda column: column.note == "number")
         counts = ", ".join(f"{size:,} {part}" for part, size in sizes.items())
-        log.info(
+        self._tell(
             "%s: rows %s; %d columns as %d inputs", Path(self.path).name, counts, len(columns), spec.input_shape[0]
         )
         for column in columns[:SHOWN_COLUMNS]:
-            log.info("  %s: %s", column.name, column.note)
+            self._tell("  %s: %s", column.name, column.note)
         if len(columns) > SHOWN_COLUMNS:
-            log.info("  and %d more, in data_spec.json", len(columns) - SHOWN_COLUMNS)
+            self._tell("  and %d more, in data_spec.json", len(columns) - SHOWN_COLUMNS)
+
+    def _tell(self, message: str, *arguments: Any) -> None:
+        if self.trainer is None or self.trainer.is_global_zero:
+            log.info(message, *arguments)
 
 
 class CsvData(TableData):
