@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -13,14 +12,14 @@ from tunelab.spec import DataSpec
 
 
 class Augmentation:
-    """Each image is flipped, turned, moved, recoloured, disturbed or partly hidden, each with the same probability.
+    """Each image is flipped, turned, moved, recoloured, partly hidden or disturbed, each with the same probability.
 
     Args:
         strength: Multiplies all the numbers below, >= 0. Zero leaves only the flip.
         probability: Chance of each change for each image, in [0, 1]. Zero leaves the images as they are.
         flip: Whether left and right may change places; not for digits and letters.
         rotation_degrees: Greatest turn to either side.
-        crop_fraction: Greatest shift, as a share of the image's edges; what comes in is black.
+        crop_fraction: Greatest shift, as a share of the image's edges, by whole pixels; what comes in is black.
         jitter: Greatest relative change of brightness and contrast, and of saturation if there are three channels.
         noise: Standard deviation of added noise, as a share of the range of pixel values.
         erase_fraction: Greatest share of the image that is blackened, in [0, 1).
@@ -80,26 +79,19 @@ class Augmentation:
                 "`augmentation` must have kornia to work with, which is not installed. "
                 'Type pip install "tunelab[augment]", or augmentation=none.'
             ) from None
-        channels, height, width = input_shape
-        p, strength = self.probability, self.strength
+        channels, p, strength = input_shape[0], self.probability, self.strength
         if not p:
             return []
         changes: list[Any] = [ka.RandomHorizontalFlip(p=p)] if self.flip else []
         if degrees := self.rotation_degrees * strength:
             changes.append(ka.RandomRotation(degrees, p=p))
-        if shift := self.crop_fraction * strength:
-            padding = (math.ceil(width * shift), math.ceil(height * shift))
-            changes.append(ka.RandomCrop((height, width), padding=padding, p=p))
+        if shift := min(1.0, self.crop_fraction * strength):
+            # its RandomCrop would draw once for the whole batch
+            changes.append(ka.RandomAffine(0.0, translate=(shift, shift), resample="nearest", p=p))
         if jitter := min(1.0, self.jitter * strength):
-            changes.append(
-                ka.ColorJitter(jitter, jitter, jitter, p=p)
-                if channels == 3
-                else ka.RandomBrightness((1 - jitter, 1 + jitter), p=p)
-            )
-            if channels != 3:
-                changes.append(ka.RandomContrast((1 - jitter, 1 + jitter), p=p))
-        if noise := self.noise * strength:
-            changes.append(ka.RandomGaussianNoise(std=noise, p=p))
+            changes.append(ka.ColorJitter(jitter, jitter, jitter if channels == 3 else 0.0, p=p))
         if erased := min(0.99, self.erase_fraction * strength):
             changes.append(ka.RandomErasing(scale=(erased / 4, erased), p=p))
+        if noise := self.noise * strength:  # last: the others take pixels in [0, 1]
+            changes.append(ka.RandomGaussianNoise(std=noise, p=p))
         return changes

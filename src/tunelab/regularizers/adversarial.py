@@ -17,12 +17,14 @@ def _ascend(inputs: Tensor, shares: Shares, loss: Loss) -> Tensor:
     """The sign of the loss's gradient by the inputs, the same shape."""
     with torch.enable_grad():
         probe = inputs.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(probe, shares), probe)
+        # of the sum over the batch: the mean's small ones would be zero in half precision
+        (gradient,) = torch.autograd.grad(len(probe) * loss(probe, shares), probe)
     return gradient.sign()
 
 
 def _attacked(inputs: Tensor, fraction: float) -> int:
-    return round(fraction * len(inputs))
+    """How many of a batch, at least one."""
+    return max(1, round(fraction * len(inputs))) if fraction else 0
 
 
 def _first(shares: Shares, count: int) -> Shares:
@@ -37,7 +39,7 @@ class FGSM:
 
     Args:
         epsilon: Length of the step, in standard deviations of the inputs. Zero attacks nothing.
-        fraction: Share of each batch that is attacked, in [0, 1]; the rest stays clean.
+        fraction: Share of each batch that is attacked, in [0, 1], at least one example; zero attacks nothing.
 
     Reference:
         Goodfellow et al. 2015, arXiv:1412.6572, section 4.
@@ -69,7 +71,7 @@ class PGD:
         epsilon: Farthest that any input value moves, in standard deviations of the inputs. Zero attacks nothing.
         steps: Steps of the climb; each costs a forward and a backward pass.
         step_size: Length of each; None for 2.5 epsilon / steps.
-        fraction: Share of each batch that is attacked, in [0, 1]; the rest stays clean.
+        fraction: Share of each batch that is attacked, in [0, 1], at least one example; zero attacks nothing.
 
     Reference:
         Madry et al. 2018, arXiv:1706.06083, section 2.1.
@@ -89,7 +91,7 @@ class PGD:
             return inputs, shares
         clean, own = inputs[:count], _first(shares, count)
         step_size = self.step_size or 2.5 * self.epsilon / self.steps
-        attacked = clean + self.epsilon * (2 * torch.rand(clean.shape).to(clean) - 1)
+        attacked = clean + torch.empty_like(clean).uniform_(-self.epsilon, self.epsilon)
         for _ in range(self.steps):
             attacked = attacked + step_size * _ascend(attacked, own, loss)
             attacked = clean + (attacked - clean).clamp(-self.epsilon, self.epsilon)

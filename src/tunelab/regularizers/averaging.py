@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 def _floats(model: nn.Module) -> Iterator[Tensor]:
-    """What is averaged: the parameters, and the buffers that hold statistics."""
+    """What is averaged: the parameters and the statistics of batch norms; masks and tables are no weights."""
     yield from (p.data for p in model.parameters())
-    yield from (b for b in model.buffers() if b.is_floating_point())
+    yield from (b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var")))
 
 
 class _Average:
@@ -43,17 +43,15 @@ class _Average:
             own = list(_floats(model))
             aside = torch._foreach_clone(own)
             torch._foreach_copy_(own, self.weights)
-            torch._foreach_copy_(self.weights, aside)
+            self.weights = list(aside)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors."""
         return {"weights": self.weights, "updates": self.updates}
 
-    def load_state_dict(self, state: dict[str, Any], model: nn.Module) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        devices = [own.device for own in _floats(model)]
-        self.weights = [w.to(device) for w, device in zip(state["weights"], devices, strict=False)]
-        self.updates = state["updates"]
+        self.weights, self.updates = state["weights"], state["updates"]
 
     @torch.no_grad()
     def _move(self, model: nn.Module, share: float) -> None:
@@ -62,6 +60,8 @@ class _Average:
         if not self.weights:
             self.weights = list(torch._foreach_clone(own))
         else:
+            # a checkpoint is read before the model moves to its device
+            self.weights = [w.to(o.device) for w, o in zip(self.weights, own, strict=True)]
             torch._foreach_lerp_(self.weights, own, share)
         self.updates += 1
 
@@ -69,7 +69,9 @@ class _Average:
 class EMA(_Average):
     """An exponential moving average of the weights, scored and saved in place of the weights themselves.
 
-    average = d * average + (1 - d) * w  after each step,  d = min(decay, (1 + n) / (10 + n)) at the n-th update
+    average = d * average + (1 - d) * w  after each step,  d = min(decay, (1 + n) / (10 + n)) after n updates
+
+    The first update is w itself.
 
     Args:
         decay: In [0, 1). The average looks back over about 1 / (1 - decay) steps; zero is the weights themselves.

@@ -25,9 +25,13 @@ class DropConnect:
     rate: float
 
     def step_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """The parameters that this step uses in place of the model's own, by name."""
+        """The parameters that this step uses in place of the model's own, by name; a shared one once."""
+        if not self.rate:
+            return {}
+        weighted = [module for module in model.modules() if isinstance(module, WEIGHTED)]
+        dropped = {id(module.weight) for module in weighted}
         return {
-            f"{name}.weight" if name else "weight": nn.functional.dropout(module.weight, self.rate)
-            for name, module in model.named_modules()
-            if isinstance(module, WEIGHTED) and self.rate
+            name: nn.functional.dropout(parameter, self.rate)
+            for name, parameter in model.named_parameters()
+            if id(parameter) in dropped
         }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Beta
 
 Shares = list[tuple[Tensor, float]]
 """What an example is: targets, shape (batch,), each with its weight; the weights sum to one."""
@@ -20,8 +19,11 @@ def _mixed(shares: Shares, partner: Tensor, kept: float) -> Shares:
 
 
 def _share(alpha: float) -> float:
-    """A draw of Beta(alpha, alpha)."""
-    return float(Beta(alpha, alpha).sample())
+    """A draw of Beta(alpha, alpha): X / (X + Y), X and Y ~ Gamma(alpha)."""
+    # in logarithms, by Gamma(alpha) = Gamma(alpha + 1) U^(1 / alpha): with a small alpha both draws underflow to zero
+    larger = torch._standard_gamma(torch.full((2,), alpha + 1, dtype=torch.float64))
+    logs = larger.log() + torch.rand(2, dtype=torch.float64).log() / alpha
+    return float(torch.sigmoid(logs[0] - logs[1]))
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ class CutMix:
         rows, columns = (self._cut(size, edge) for size in inputs.shape[2:])
         partner = torch.randperm(len(inputs)).to(inputs.device)
         cut = inputs.clone()
-        cut[:, :, rows, columns] = inputs[partner][:, :, rows, columns]
+        cut[:, :, rows, columns] = inputs[partner, :, rows, columns]
         inside = (rows.stop - rows.start) * (columns.stop - columns.start)
         return cut, _mixed(shares, partner, 1 - inside / math.prod(inputs.shape[2:]))
 
     def _cut(self, size: int, edge: float) -> slice:
-        centre, half = int(torch.randint(size, ())), round(size * edge) / 2
-        return slice(max(0, math.floor(centre - half)), min(size, math.floor(centre + half)))
+        length = round(size * edge)
+        start = round(float(torch.rand(())) * size - length / 2)
+        return slice(max(0, start), min(size, start + length))

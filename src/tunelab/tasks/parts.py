@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from tunelab.errors import ConfigError
-from tunelab.spec import DataSpec
+from tunelab.spec import DataSpec, Kind
 
 
 def call(key: str, make: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -76,6 +77,18 @@ def build_model(make: Callable[..., nn.Module], spec: DataSpec) -> nn.Module:
     return model
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model as in evaluation; afterwards each of its modules is as it was."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in training:
+            module.training = was
+
+
 def try_model(model: nn.Module, spec: DataSpec) -> None:
     """Passes two examples of zeros through the model, so that one that does not fit is refused before the fit.
 
@@ -83,10 +96,8 @@ def try_model(model: nn.Module, spec: DataSpec) -> None:
         ConfigError: Naming the shape that its outputs must have.
     """
     inputs = torch.zeros(2, *spec.input_shape)
-    training = model.training
-    with torch.no_grad():
-        outputs = call("model", model.eval(), inputs)
-    model.train(training)
+    with torch.no_grad(), evaluating(model):
+        outputs = call("model", model, inputs)
     if isinstance(outputs, Tensor) and outputs.shape != (2, spec.output_size):
         raise ConfigError(
             f"`model` must map inputs of shape {tuple(inputs.shape)} to outputs of shape {(2, spec.output_size)}, "
@@ -111,33 +122,80 @@ def infer_spec(batches: Iterable[Any]) -> DataSpec:
         ConfigError: If the batches are not such pairs.
     """
     counts = torch.zeros(0, dtype=torch.long)
-    shape: tuple[int, ...] | None = None
+    shapes: set[tuple[int, ...]] = set()
+    sizes: set[tuple[int, ...]] = set()
+    least, greatest = math.inf, -math.inf
     for batch in batches:
-        try:
-            inputs, targets = batch
-            shape, values = tuple(inputs.shape[1:]), tuple(targets.shape[1:])
-            kind = {1: "table", 2: "sequence", 3: "image"}[len(shape)]
-        except (TypeError, ValueError, AttributeError, KeyError):
-            raise ConfigError(
-                "`data` must yield batches of (inputs, targets) with inputs of shape (batch, features), "
-                "(batch, tokens, features) or (batch, channels, height, width), or set a `spec` in setup()."
-            ) from None
+        inputs, targets = _pair(batch)
+        shapes.add(tuple(inputs.shape[1:]))
+        sizes.add(tuple(targets.shape[1:]))
+        least, greatest = min(least, inputs.min().item()), max(greatest, inputs.max().item())
         if not targets.is_floating_point():
-            new = torch.bincount(targets.cpu().reshape(-1))
+            new = torch.bincount(targets.cpu())
             counts = nn.functional.pad(counts, (0, max(0, len(new) - len(counts))))
             counts[: len(new)] += new
-    if shape is None:
+    if not shapes:
         raise ConfigError("`data` must have training batches, got none. Look at its train_dataloader().")
+    if len(shapes) > 1 or len(sizes) > 1:
+        found = " and ".join(map(str, sorted(shapes if len(shapes) > 1 else sizes)))
+        raise ConfigError(f"`data` must yield examples of one shape, got {found}. Pad them to the largest.")
+    if len(counts) == 1:
+        raise ConfigError("`data` must have at least two classes, got 0 alone. Look at the targets of its train part.")
+    (shape,), (size,) = shapes, sizes
+    kind: Kind = KINDS[len(shape)]
     return DataSpec(
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         input_shape=shape,
-        output_size=len(counts) or math.prod(values),
+        output_size=len(counts) or math.prod(size),
         feature_names=tuple(f"x{i}" for i in range(math.prod(shape))),
         class_names=tuple(str(i) for i in range(len(counts))),
         input_mean=(0.0,),  # the module's own batches are what the model meets
         input_std=(1.0,),
         class_counts=tuple(counts.tolist()),
+        value_range=(least, greatest) if kind == "image" and least < greatest else (0.0, 1.0),
     )
+
+
+KINDS: dict[int, Kind] = {1: "table", 2: "sequence", 3: "image"}
+"""By the dimensions of an example."""
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """A batch of (inputs, targets) that a task can learn from.
+
+    Raises:
+        ConfigError: With what to write instead.
+    """
+    shapes = "inputs of shape (batch, features), (batch, tokens, features) or (batch, channels, height, width)"
+    if not (
+        isinstance(batch, (tuple, list))
+        and len(batch) == 2
+        and all(isinstance(tensor, Tensor) for tensor in batch)
+        and batch[0].ndim - 1 in KINDS
+        and batch[1].ndim
+    ):
+        raise ConfigError(f"`data` must yield batches of (inputs, targets) with {shapes}, or set a `spec` in setup().")
+    inputs, targets = batch
+    if inputs.dtype != torch.float32:
+        raise ConfigError(f"`data` must yield float32 inputs, got {_name(inputs)}. Write inputs.float().")
+    if targets.is_floating_point():
+        if targets.dtype != torch.float32:
+            raise ConfigError(f"`data` must yield float32 numbers to predict, got {_name(targets)}. Use .float().")
+        if targets.shape[1:] == (1,):
+            shape = tuple(targets.shape)
+            raise ConfigError(f"`data` must yield targets of shape (batch,), got {shape}. Write targets.squeeze(1).")
+    elif targets.dtype != torch.long or targets.ndim > 1:
+        raise ConfigError(
+            "`data` must yield classes as int64 of shape (batch,), or numbers to predict as float32, got "
+            f"{_name(targets)} of shape {tuple(targets.shape)}. Write targets.long() or targets.float()."
+        )
+    elif targets.min() < 0:
+        raise ConfigError(f"`data` must number its classes from 0, got {targets.min().item()}. Number them anew.")
+    return inputs, targets
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

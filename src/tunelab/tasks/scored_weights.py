@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning import LightningModule
+import torch
+from lightning import LightningModule, Trainer
 from torch import nn
 
 from tunelab.tasks.batch_norm import recalibrate
@@ -51,8 +52,7 @@ class ScoredWeights:
         for average in self.averages:
             average.swap(model)
         if switched or any(average.recalibrates and average.updates for average in self.averages):
-            batches = task.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-            recalibrate(model, batches, task.trainer.strategy.batch_to_device)
+            _recalibrate(task.trainer, model)
 
     def step_back(self, task: LightningModule, model: nn.Module) -> None:
         """Puts the weights that train back into the model."""
@@ -70,11 +70,19 @@ class ScoredWeights:
         states = [average.state_dict() for average in self.averages]
         return {"standing": self.standing, "step": self._step, "averages": states}
 
-    def load_state_dict(self, state: dict[str, Any], model: nn.Module) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.standing, self._step = state["standing"], state["step"]
         for average, own in zip(self.averages, state["averages"], strict=True):
-            average.load_state_dict(own, model)
+            average.load_state_dict(own)
+
+
+def _recalibrate(trainer: Trainer, model: nn.Module) -> None:
+    """As a validation would meet the training inputs: at their precision, on the device."""
+    precision, data = trainer.precision_plugin, trainer.datamodule  # type: ignore[attr-defined]
+    with precision.forward_context(), torch.random.fork_rng([]):  # a loader of the user's own may draw its order
+        batches = (trainer.strategy.batch_to_device(precision.convert_input(b)) for b in data.train_dataloader())
+        recalibrate(model, (inputs for inputs, _ in batches))
 
 
 def _optimizers(task: LightningModule) -> list[Any]:

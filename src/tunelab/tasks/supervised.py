@@ -17,7 +17,17 @@ from tunelab.errors import ConfigError, did_you_mean
 from tunelab.loggers import is_written, write
 from tunelab.schedules import Plateau
 from tunelab.spec import DataSpec
-from tunelab.tasks.parts import build_metric, build_model, call, check_kind, check_weights, infer_spec, takes, try_model
+from tunelab.tasks.parts import (
+    build_metric,
+    build_model,
+    call,
+    check_kind,
+    check_weights,
+    evaluating,
+    infer_spec,
+    takes,
+    try_model,
+)
 from tunelab.tasks.scored_weights import ScoredWeights
 
 Batch = tuple[Tensor, Tensor]
@@ -143,10 +153,8 @@ class SupervisedTask(LightningModule):
     def _evaluated_loss(self, inputs: Tensor, shares: Shares) -> Tensor:
         """The loss with the model as in evaluation: an attack must not move the statistics of batch norms."""
         assert self.model is not None
-        self.model.eval()
-        loss = self._shared_loss(inputs, shares)
-        self.model.train()
-        return loss
+        with evaluating(self.model):
+            return self._shared_loss(inputs, shares)
 
     # ---- building
 
@@ -293,4 +301,4 @@ class SupervisedTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights(checkpoint["state_dict"], self.state_dict())
         if self.trainer.state.fn == "fit":
-            self.scored_weights.load_state_dict(checkpoint["scored_weights"], self.model)  # type: ignore[arg-type]
+            self.scored_weights.load_state_dict(checkpoint["scored_weights"])
