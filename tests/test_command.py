@@ -225,7 +225,7 @@ def test_help_lists_every_dial_with_its_value(tmp_path: Path) -> None:
 
 
 def test_help_for_a_command_line_that_does_not_compose_says_why_in_words(tmp_path: Path) -> None:
-    assert "got adan. Did you mean adam or adamw?" in refused(typed(tmp_path, "--help", "optimizer=adan"), 2)
+    assert "got adan. Did you mean adam" in refused(typed(tmp_path, "--help", "optimizer=adan"), 2)
 
 
 def test_cfg_job_prints_the_recipe_and_makes_no_folder(tmp_path: Path, compose: Callable[..., Any]) -> None:
@@ -263,11 +263,17 @@ def test_a_mistake_leaves_nothing_on_the_disk(tmp_path: Path, arguments: tuple[s
             ("data=breast_cancer", "model=cnn"),
             "`model` must take the data's kind, got CNN for a table: it takes image.",
         ),
-        (("batch_size=5000",), "`batch_size` must be at most the 1437 training examples of digits, got 5000."),
+        (("batch_size=5000",), "`batch_size` must be at most the 1437 training examples, got 5000."),
         (("warmup_steps=23", *TINY), "`warmup_steps` must be less than the 23 steps of the run, got 23."),
-        (("data.dataset=iris",), "`data.dataset` must be one of digits, breast_cancer, diabetes, got iris."),
+        (
+            ("data.dataset=irys",),
+            "`data.dataset` must be one of digits, breast_cancer, diabetes, iris, wine, got irys.",
+        ),
         (("model=cnn", "model.normalization=layer"), "`model.normalization` must be none or batch for the cnn"),
-        (("parameter_groups.undecayed=[biass]",), "`parameter_groups.undecayed` must be out of bias, norm, embedding"),
+        (
+            ("parameter_groups.undecayed=[biass]",),
+            "`parameter_groups.undecayed` must be 'bias', 'norm' or 'embedding', got biass.",
+        ),
         (("task.spelling=1",), "spelling"),
         (("+optimizer.nesterov2=true",), "nesterov2"),
         (("~model.width",), "width"),
@@ -373,7 +379,7 @@ HEAVY = {"torch", "lightning", "torchmetrics", "pandas", "sklearn", "optuna", "t
         (("--help",), 0, "optimizer"),
         (("--cfg", "job"), 0, "lr: 0.001"),
         (("lr=-1",), 1, "`lr` must be greater than 0, got -1. Try lr=0.001."),
-        (("optimizer=adan",), 2, "got adan. Did you mean adam or adamw?"),
+        (("optimizer=adan",), 2, "got adan. Did you mean adam"),
         (("resume=nowhere",), 1, "`resume` must be a run's folder, got nowhere, which does not exist."),
     ],
 )
