@@ -91,7 +91,7 @@ def _read(file: Path) -> dict[str, Tensor]:
             raise ValueError("it holds no named tensors")
     except Exception as error:
         first, *_ = str(error).splitlines() or [type(error).__name__]
-        raise ConfigError(f"`init.path` must be a file of weights, got {file}: {first} {remedy}") from None
+        raise ConfigError(f"`init.path` must be a file of weights, got {file}: {first.rstrip('.')}. {remedy}") from None
     return tensors
 
 
