@@ -37,7 +37,7 @@ def local_files(data: str, folder: Path) -> list[str]:
     """The overrides by which a source that reads files finds small real ones, written into this folder."""
     if data not in ("csv", "parquet"):
         return []
-    rows = pd.DataFrame({"size": np.arange(60) % 7, "city": list("abc") * 20, "kind": ["yes", "no", "maybe"] * 20})
+    rows = pd.DataFrame({"size": np.arange(90) % 7, "city": list("abc") * 30, "kind": ["yes", "no", "maybe"] * 30})
     path = folder / f"table.{data}"
     rows.to_csv(path, index=False) if data == "csv" else rows.to_parquet(path)
     return [f"data.path='{path}'", "data.target=kind"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import options
+from conftest import local_files, options
 from hydra.utils import get_object
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -120,14 +120,15 @@ def test_every_file_has_a_target_but_those_that_set_numbers_for_the_others() -> 
 
 
 @every_file
-def test_every_option_trains(compose: Compose, fit: Fit, group: str, option: str) -> None:
+def test_every_option_trains(compose: Compose, fit: Fit, group: str, option: str, tmp_path: Path) -> None:
     if needs_gpu(choose(group, option)):
         pytest.skip("needs a GPU that PyTorch can use")
     quiet = [f"{other}=[]" for other in ("callbacks", "logger") if other != group]
     patient = "patience:" in (conf_folder() / group / f"{option}.yaml").read_text()
     epochs = 11 if patient else 1  # of one batch; a patience of ten asks for more than ten
     short = (*quiet, "trainer.limit_train_batches=1", f"epochs={epochs}", "trainer.enable_progress_bar=false")
-    result, _ = fit(*fitting(compose, "size=tiny", *short, choose(group, option)))
+    files = local_files(option, tmp_path) if group == "data" else []
+    result, _ = fit(*fitting(compose, "size=tiny", *short, choose(group, option), *files))
     assert (result["status"], result["steps"]) == ("finished", epochs)
 
 
@@ -226,9 +227,11 @@ def test_sgd_alone_gets_the_lr_of_sgd(compose: Compose) -> None:
 
 
 @pytest.mark.parametrize("option", options("data"))
-def test_a_data_set_brings_the_task_loss_and_objective_that_fit_it(compose: Compose, option: str) -> None:
+def test_a_data_set_brings_the_task_loss_and_objective_that_fit_it(
+    compose: Compose, option: str, tmp_path: Path
+) -> None:
     own = file("data", option)
-    cfg = compose(f"data={option}")
+    cfg = compose(f"data={option}", *local_files(option, tmp_path))
     validate(cfg)
     brought = dict(next(iter(entry.items())) for entry in own["defaults"])
     for group in ("task", "loss"):

@@ -36,12 +36,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "activations": (set(), set()),
     "augmentations": (set(), {"kornia"}),
     "inits": (set(), set()),
-    "losses": (set(), {"pytorch_optimizer"}),
+    "losses": (set(), set()),
     "schedules": (set(), set()),
     "optimizers": (set(), {"pytorch_optimizer"}),
     "regularizers": (set(), set()),
     "models": (set(), set()),
-    "data": (set(), {"lightning", "sklearn"}),
+    "data": (set(), {"lightning", "pandas", "sklearn"}),
     # what is asked for, and what is left behind: no torch, but for the record of a run and its checkpoints
     "own_code": (set(), set()),
     "whitelist": ({"own_code"}, set()),
@@ -63,7 +63,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"callbacks", "checkpoints", "folder", "loggers", "record", "whitelist"},
         {"hydra", "omegaconf", "lightning"},
     ),
-    "predictor": ({"checkpoints", "config", "folder", "run", "tasks"}, {"pandas"}),
+    "predictor": ({"checkpoints", "config", "data", "folder", "run", "tasks"}, {"pandas"}),
     "job": ({"catalogue", "config", "folder", "record", "run", "summary"}, {"hydra", "omegaconf"}),
     "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),
     "command": (
@@ -82,8 +82,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 # inside a package, files share one that is meant for it
 SHARED = {
     "callbacks": {"objective"},
-    "data": {"arrays", "memory", "pictures", "splits", "workers"},
+    "data": {"arrays", "columns", "files", "memory", "pictures", "splits", "targets", "values", "workers"},
     "models": {"blocks"},
+    "schedules": {"warmup"},
     "tasks": {"supervised"},
 }
 
