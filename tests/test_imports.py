@@ -73,7 +73,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"hydra", "omegaconf", "yaml"},
     ),
-    "tools": ({"config", "folder", "predictor", "project"}, {"omegaconf", "pandas"}),
+    "tools": ({"config", "folder", "predictor", "project"}, {"omegaconf"}),
     "__init__": ({"command", "own_code", "predictor"}, set()),
     # a user's project, as `tunelab new` writes it
     "template": ({"__init__", "data", "loggers"}, {"lightning"}),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_command import HEAVY, Outcome, in_process_of_its_own, options, refused, typed
+from test_command import HEAVY, REPOSITORY, Outcome, in_process_of_its_own, options, refused, typed
 from test_resume import assert_the_same_run, cut
 
 import tunelab
@@ -243,6 +243,14 @@ def test_the_commands_of_its_readme_are_accepted(trained: Path) -> None:
     assert [name for name in named if not (trained / name).exists()] == []
 
 
+def test_what_our_readme_shows_of_a_project_is_what_new_writes() -> None:
+    section = (REPOSITORY / "README.md").read_text().split("## Your own parts")[1].split("\n## ")[0]
+    block = [line.split(" #")[0].strip() for line in section.splitlines() if line.startswith("    ")]
+    shown = {line for line in block if line.startswith("python train.py ") or "my_project" in line}
+    written = {line.split(" #")[0].strip() for path in project.files() for line in path.read_text().splitlines()}
+    assert shown - written == set()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
@@ -307,6 +315,13 @@ def test_trust_adds_to_what_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNELAB_TRUST", "a, b")
     own_code.trust("c", "a")
     assert own_code.trusted() == ["c", "a", "b"]
+
+
+def test_one_package_may_be_trusted_without_brackets(new: Path) -> None:
+    train = new / "train.py"
+    train.write_text(train.read_text().replace(f'["{package(new).name}"]', f'"{package(new).name}"'))
+    assert said(new, "experiment=first", "--cfg", "job").err == ""
+    assert own_code.trusted() == [package(new).name]
 
 
 # ---- what goes wrong in it
