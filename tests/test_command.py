@@ -359,6 +359,20 @@ def test_a_typed_run_folder_needs_no_quotes_either(tmp_path: Path, name: str) ->
     assert outcome.folder == name
 
 
+@pytest.mark.parametrize("name", [f"{name}.csv" for name in AWKWARD])
+def test_a_file_of_data_needs_no_quotes_either(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("a,b\n1,2\n")
+    outcome = typed(tmp_path, "--cfg", "job", "data=csv", f"data.path={name}", "data.target=b")
+    assert OmegaConf.create(outcome.out).data.path == name, outcome.err
+
+
+def test_files_of_data_that_are_swept_stay_apart(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("a,b\n1,2\n")
+    text = refused(typed(tmp_path, "data=csv", "data.path=a.csv,b.csv", "data.target=b"), 2)
+    assert "`data.path=a.csv,b.csv` must have one value, or be searched: add -m for a run of each." in text
+
+
 def test_a_failed_resume_leaves_the_resumed_folder_as_it_was(tmp_path: Path) -> None:
     typed(tmp_path, *TINY, "callbacks=[]", "hydra.run.dir=run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*.[jyc]*") if p.is_file()}

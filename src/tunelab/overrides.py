@@ -21,9 +21,10 @@ class CommandLineError(ConfigError):
 
 
 def quote_path(argument: str) -> str:
-    """Paths need no quotes of Hydra's own: `run=outputs/my run (2)/…` simply works."""
+    """Paths need no quotes of Hydra's own: `run=outputs/my run (2)/…` simply works, and so does a file of data."""
     key, equals, value = argument.partition("=")
-    if not equals or key not in PATH_KEYS or value == "null":
+    is_path = key in PATH_KEYS or (key.endswith("path") and Path(value).expanduser().exists())
+    if not equals or not is_path or value == "null":
         return argument
     has_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists()
     return argument if has_quotes else f"{key}={quoted(Path(value).expanduser() if value.startswith('~') else value)}"
