@@ -231,7 +231,7 @@ def _complete(values: pd.Series[Any], key: str) -> Array:
 
 def _wrong(values: pd.Series[Any], rows: NDArray[np.int64], rule: str, key: str) -> str:
     value, name = values.iloc[rows[0]], values.name
-    others = f" and {len(rows) - 1} more rows" if len(rows) > 1 else ""
+    others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
     remedy = "Mend the file."
     if key != "input":
         remedy = (

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 DATE_FORMATS = (
     "ISO8601",
-    *(date + time for date in ("%d.%m.%Y", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y") for time in ("", " %H:%M", " %H:%M:%S")),
+    *(date + time for date in ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y") for time in ("", " %H:%M", " %H:%M:%S")),
 )
 """How dates are written, tried in this order: 02/03/2024 is in February unless another row cannot be read so."""
 
@@ -113,7 +113,7 @@ def phases(times: Array) -> dict[str, Array]:
     import pandas as pd
 
     dates = pd.DatetimeIndex(pd.to_datetime(times, unit="s"))
-    parts = {"month": dates.month - 1, "weekday": dates.weekday, "hour": dates.hour}
+    parts = {"month": dates.month - 1, "weekday": dates.day_of_week, "hour": dates.hour}
     return {cycle: 2 * np.pi * np.asarray(part, dtype=np.float64) / CYCLES[cycle] for cycle, part in parts.items()}
 
 
