@@ -70,7 +70,7 @@ Batch = tuple[Tensor, Tensor]
 def digits() -> BundledData:
     """The data of every contender: the same split and the same scaling that tunelab's own run makes."""
     split = {"val_fraction": 0.1, "test_fraction": 0.1, "split_seed": 0}
-    data = BundledData("digits", batch_size=BATCH_SIZE, shuffle=True, seed=SEED, **split)  # type: ignore[arg-type]
+    data = BundledData("digits", batch_size=BATCH_SIZE, shuffle=True, seed=SEED, **split)
     data.setup("fit")
     return data
 

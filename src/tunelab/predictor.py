@@ -155,6 +155,7 @@ def evaluate(folder: str | Path, checkpoint: str = "best", part: str = "test") -
         raise ConfigError(f"`part` must have examples, got {part}, of which this run's data has none.")
     if not torch.cuda.is_available():
         cfg.trainer.accelerator = "cpu"
+    cfg.trainer.devices, cfg.trainer.strategy = 1, "auto"  # each example once, whoever trained
     trainer = build(
         cfg.trainer,
         **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},

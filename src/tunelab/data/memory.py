@@ -23,6 +23,12 @@ EVALUATION_BATCH, EVALUATION_VALUES = 1024, 2**23
 """Examples per validation or test batch, and input values where an example has many: no score depends on it."""
 
 
+def world() -> tuple[int, int]:
+    """Which of how many processes this is: (0, 1) if it trains alone."""
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    return (0, 1) if alone else (torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
 @dataclass
 class EpochOrder(DistributedSampler[int]):
     """The order of the examples, drawn from (seed, epoch) alone, so that a resumed run meets the same batches.
@@ -34,6 +40,7 @@ class EpochOrder(DistributedSampler[int]):
         seed: What the order follows from, together with the epoch.
         shuffle: Whether each epoch has an order of its own.
         rank: Which of several processes this is; they take turns, so that together they meet the batches of one.
+            By default what torch.distributed says, if it is in use.
         world_size: How many processes there are.
         even: Whether every process gets as many examples, some of them twice; training needs it, scores forbid it.
     """
@@ -41,15 +48,20 @@ class EpochOrder(DistributedSampler[int]):
     examples: int
     seed: int
     shuffle: bool
-    rank: int = 0
+    rank: int | None = None  # type: ignore[assignment]
     world_size: int = 1
     even: bool = True
     epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank is None:
+            self.rank, self.world_size = world()
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
+        assert self.rank is not None
         missing = -self.examples % self.world_size if self._padded else 0
         return (self.examples + missing - self.rank + self.world_size - 1) // self.world_size
 
@@ -121,7 +133,7 @@ class SplitData(LightningDataModule):
             check_batch_size(self.batch_size, len(self.parts["train"][0]))
 
     def train_dataloader(self) -> Any:
-        size = rank_batch_size(self.batch_size, self._world()[1])
+        size = rank_batch_size(self.batch_size, world()[1])
         return self._loader("train", size, self._order("train", self.shuffle, even=True))
 
     def val_dataloader(self) -> Any:
@@ -141,10 +153,7 @@ class SplitData(LightningDataModule):
         return MemoryLoader(*self._on_device(part), batch_size, order)
 
     def _order(self, part: str, shuffle: bool, *, even: bool) -> EpochOrder:
-        return EpochOrder(len(self.parts[part][0]), self.seed, shuffle, *self._world(), even=even)
-
-    def _world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return EpochOrder(len(self.parts[part][0]), self.seed, shuffle, even=even)
 
     def _on_device(self, part: str) -> tuple[Tensor, Tensor]:
         inputs, targets = self.parts[part]
