@@ -41,7 +41,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "optimizers": (set(), {"pytorch_optimizer"}),
     "regularizers": (set(), set()),
     "models": (set(), set()),
-    "data": (set(), {"PIL", "lightning", "pandas", "sklearn"}),
+    "data": (set(), {"PIL", "datasets", "huggingface_hub", "lightning", "pandas", "sklearn"}),
     # what is asked for, and what is left behind: no torch, but for the record of a run and its checkpoints
     "own_code": (set(), set()),
     "whitelist": ({"own_code"}, set()),

@@ -38,12 +38,15 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
         _fractions,
         _fold,
         _table,
+        _path,
         _patience,
         _precision,
         _devices,
+        _sharded,
         _mixing,
         _kernel,
         _heads,
+        _pretrained,
         _one_folder,
     ):
         yield from rule(values)
@@ -106,6 +109,12 @@ def _table(values: dict[str, Any]) -> Iterator[str]:
             yield f"`{first}` must not have a column of {second}, got {name} in both. Take it out of one of them."
 
 
+def _path(values: dict[str, Any]) -> Iterator[str]:
+    data = values["data"]
+    if "path" in data and "target" not in data and not data["path"]:
+        yield "`data.path` must be given. Write data.path=<folder>."
+
+
 def _precision(values: dict[str, Any]) -> Iterator[str]:
     if str(values["trainer"].get("precision")).startswith("16") and values["optimizer"].get("fused"):
         yield (
@@ -123,6 +132,30 @@ def _devices(values: dict[str, Any]) -> Iterator[str]:
         yield (
             f"`batch_size` must be divisible by the {devices} devices that share it, got {batch_size}. "
             f"Try batch_size={max(1, batch_size // devices) * devices}."
+        )
+    if devices > 1 and values["optimizer"].get("_target_") == "torch.optim.LBFGS":
+        yield (
+            "`optimizer` must take as many gradients a step on every device, got lbfgs, which decides by what it "
+            "meets. Try optimizer=adamw or trainer=cpu."
+        )
+
+
+WHOLE_MATRICES = ("sam.SAM", "muon.Muon", "Lamb", "Adafactor")
+"""The optimizers that take norms over whole weights, of which a process of fsdp has only a part."""
+
+
+def _sharded(values: dict[str, Any]) -> Iterator[str]:
+    if "fsdp" not in str(values["trainer"].get("strategy")):
+        return
+    whole = {f"regularization.{name}": "" for name in ("ema", "swa") if name in values["regularization"]}
+    whole |= {"callbacks.gradient_norms": ""} if "gradient_norms" in values["callbacks"] else {}
+    whole |= {"clipping": " Try clipping=none."} if values["clipping"] else {}
+    if str(values["optimizer"].get("_target_")).endswith(WHOLE_MATRICES):
+        whole["optimizer"] = " Try optimizer=adamw."
+    for key, remedy in whole.items():
+        yield (
+            f"`{key}` must be left out or changed with trainer=fsdp, where each process has a part of the weights: "
+            f"it needs the whole.{remedy or ' Leave it out, or try trainer=ddp.'}"
         )
 
 
@@ -151,6 +184,11 @@ def _heads(values: dict[str, Any]) -> Iterator[str]:
             f"`size.width` must be divisible by `model.heads`, got width={width}, heads={heads}. "
             f"Try size.width={-(-width // heads) * heads} or model.heads={nearest}."
         )
+
+
+def _pretrained(values: dict[str, Any]) -> Iterator[str]:
+    if values["init"].get("path", "") is None:
+        yield "`init.path` must be given with init=pretrained. Try init.path=outputs/<name>/<time>."
 
 
 def _one_folder(values: dict[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -72,7 +73,8 @@ class WorkerLoader:
 def worker_context() -> Any:
     """Where workers come from: a server process that has imported this module, and forks one in milliseconds."""
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
+    library = [name for name in ("datasets",) if name in sys.modules]  # if readers travel as objects of it
+    context.set_forkserver_preload(["__main__", __name__, *library])
     return context
 
 
