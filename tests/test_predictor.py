@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, root_mean_squared_error
 from test_command import typed
 
 import tunelab
-from tunelab.data import BundledData
+from tunelab.data import BundledData, CsvData
 from tunelab.data.splits import split
 from tunelab.errors import ConfigError
 from tunelab.predictor import Predictor, evaluate
@@ -59,12 +59,13 @@ def _without_training_data(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     def refuse(*args: Any) -> None:
         raise AssertionError("the training data was touched")
 
-    for name in ("digits", "tumours", "patients", "dropping"):
+    for name in ("digits", "tumours", "patients", "dropping", "customers"):
         if name in request.fixturenames:
             request.getfixturevalue(name)  # trained with data, before
     if "evaluat" not in request.node.name:
         monkeypatch.setattr(BundledData, "setup", refuse)
         monkeypatch.setattr(BundledData, "__init__", refuse)
+        monkeypatch.setattr(CsvData, "read_file", refuse)
     monkeypatch.chdir(tmp_path)
 
 
@@ -154,16 +155,20 @@ def frame(dataset: Any) -> pd.DataFrame:
 def test_missing_columns_are_refused_with_what_was_probably_meant(tumours: Path) -> None:
     rows = frame(datasets.load_breast_cancer()).rename(columns={"mean radius": "mean_radius"})
     sentence = (
-        "`input` must have the 30 columns that the model was trained on, but 1 are missing: mean radius. "
+        "`input` must have the 30 columns that the model was trained on, but 1 is missing: mean radius. "
         "Did you mean mean_radius"
     )
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         tunelab.load(tumours).predict(rows)
 
 
-def test_text_in_a_column_is_refused_with_its_name(tumours: Path) -> None:
+def test_text_in_a_column_is_refused_with_its_name_and_row(tumours: Path) -> None:
     rows = frame(datasets.load_breast_cancer()).astype({"mean area": str})
-    with pytest.raises(ConfigError, match=r"`input` must have numbers in its columns, got text in mean area\."):
+    pd.testing.assert_frame_equal(
+        tunelab.load(tumours).predict(rows), tunelab.load(tumours).predict(datasets.load_breast_cancer().data)
+    )  # numbers as text are numbers
+    rows.loc[4, "mean area"] = "large"
+    with pytest.raises(ConfigError, match=r"`input` must have finite numbers in mean area, got large in row 5\."):
         tunelab.load(tumours).predict(rows)
 
 
@@ -171,8 +176,10 @@ def test_text_in_a_column_is_refused_with_its_name(tumours: Path) -> None:
 def test_values_that_are_no_finite_numbers_are_refused_with_their_rows(tumours: Path, bad: float) -> None:
     rows = frame(datasets.load_breast_cancer()).head(10)
     rows.iloc[[2, 7], 3] = bad
+    with pytest.raises(ConfigError, match=rf"finite numbers in mean area, got {bad} in row 3 and 1 more\."):
+        tunelab.load(tumours).predict(rows.sample(frac=1, random_state=0).sort_index())
     with pytest.raises(ConfigError, match=r"`input` must have finite numbers, but 2 rows have not: 3, 8\."):
-        tunelab.load(tumours).predict(rows)
+        tunelab.load(tumours).predict(rows.to_numpy())
 
 
 @pytest.mark.parametrize("shape", [(5, 29), (30,), (5, 31), (2, 5, 6, 2)])
@@ -191,6 +198,66 @@ def test_text_in_an_array_is_refused_in_words(tumours: Path) -> None:
 def test_no_rows_at_all_are_refused_in_words(tumours: Path, empty: Any) -> None:
     with pytest.raises(ConfigError, match=r"`input` must have .*(rows?|columns)"):
         tunelab.load(tumours).predict(empty)
+
+
+# ---- a table with columns of any kind
+
+
+CUSTOMERS = pd.DataFrame(
+    {
+        "age": [20, 30, None, 50] * 15,
+        "city": ["Rome", "Oslo", "Bern", None, "Rome", "Oslo"] * 10,
+        "since": pd.date_range("2024-01-01", periods=60, freq="3D").strftime("%Y-%m-%d"),
+        "member": ([True] * 3 + [False] * 2) * 12,
+        "code": [7, 8, 9] * 20,
+        "buys": ["yes", "no"] * 30,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def customers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("customers")
+    CUSTOMERS.to_csv(folder / "rows.csv", index=False)
+    file = ("data=csv", "data.path=rows.csv", "data.target=buys", "data.categorical=[code]")
+    return trained(folder, *file, "batch_size=16")
+
+
+def test_raw_rows_are_the_same_from_frames_files_and_lists(customers: Path, tmp_path: Path) -> None:
+    model, rows = tunelab.load(customers), CUSTOMERS.drop(columns="buys")
+    expected = model.predict(rows)
+    rows.iloc[:, ::-1].assign(more="x").to_csv(tmp_path / "rows.csv", index=False, sep=";")
+    rows.to_parquet(tmp_path / "rows.parquet")
+    pd.testing.assert_frame_equal(model.predict(tunelab.predictor.read_rows("rows.csv")), expected)
+    pd.testing.assert_frame_equal(model.predict(tunelab.predictor.read_rows("rows.parquet")), expected)
+    pd.testing.assert_frame_equal(model.predict(rows.to_numpy(dtype=object).tolist()), expected)
+    typed = rows.assign(since=pd.to_datetime(rows["since"]), code=rows["code"].astype(float))
+    pd.testing.assert_frame_equal(model.predict(typed.sample(frac=1, random_state=0).sort_index()), expected)
+
+
+def test_a_row_is_predicted_alone_as_among_others(customers: Path) -> None:
+    model = tunelab.load(customers)
+    together = model.predict(CUSTOMERS)
+    alone = pd.concat([model.predict(CUSTOMERS.iloc[[row]]) for row in range(5)], ignore_index=True)
+    pd.testing.assert_frame_equal(alone, together.head(5), rtol=1e-5)
+
+
+def test_a_value_that_was_never_missing_in_training_may_be_missing_later(customers: Path) -> None:
+    model = tunelab.load(customers)
+    gaps = CUSTOMERS.head(2).assign(since=None, member=None, code=None)
+    column = next(column for column in model.spec.columns if column.name == "since")
+    assert column.fill == pd.Series(pd.to_datetime(CUSTOMERS["since"])).iloc[held_in()].astype("int64").median() / 1e6
+    assert np.isfinite(model.predict(gaps)[["p(no)", "p(yes)"]].to_numpy()).all()
+
+
+def held_in() -> np.ndarray[Any, Any]:
+    """The training part of the customers."""
+    return split((CUSTOMERS["buys"] == "yes").to_numpy().astype(int), 0.1, 0.1, seed=0, stratify=True)[0]
+
+
+def test_rows_without_names_of_another_length_are_refused(customers: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`input` must have 5 values in each row, in this order: age, city, since"):
+        tunelab.load(customers).predict([[1, 2]])
 
 
 # ---- files that will not do
@@ -261,9 +328,10 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
 # ---- scores
 
 
-@pytest.mark.parametrize("data", ["digits", "tumours", "patients"])
+@pytest.mark.parametrize("data", ["digits", "tumours", "patients", "customers"])
 def test_an_evaluated_checkpoint_has_the_score_of_its_run_to_the_last_bit(
     request: pytest.FixtureRequest, data: str
 ) -> None:
     run = request.getfixturevalue(data)
+    os.chdir(run.parent)  # where its data lies
     assert evaluate(run) == reported_scores(run)

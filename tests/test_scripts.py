@@ -170,6 +170,30 @@ def test_predictions_go_where_they_are_asked_to(tmp_path: Path, run: Path, rows:
     assert sorted(p.relative_to(run) for p in run.rglob("*")) == before
 
 
+def test_rows_of_a_parquet_file_and_of_another_encoding_are_predicted(
+    tmp_path: Path, run: Path, rows: pd.DataFrame
+) -> None:
+    expected = tunelab.load(run).predict(rows)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "latin.csv").write_bytes(rows.assign(patient="Zoë").to_csv(index=False, sep=";").encode("latin-1"))
+    for words in (["input=rows.parquet"], ["input=latin.csv", "encoding=latin-1", 'separator=";"']):
+        outcome = predicted(tmp_path, *words, "output=out.csv")
+        assert outcome.code == 0, outcome.err
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out.csv"), expected, rtol=1e-6)
+
+
+def test_values_that_training_never_saw_are_said_beside_the_predictions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.DataFrame({"city": ["Rome", "Oslo"] * 20, "age": [*range(40)], "buys": ["yes", "no", "no", "yes"] * 10})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    typed(tmp_path, "data=csv", "data.path=table.csv", "data.target=buys", "batch_size=8", "hydra.run.dir=run")
+    frame.assign(city="Bern").head(3).to_csv(tmp_path / "rows.csv", index=False)
+    outcome = predicted(tmp_path, "input=rows.csv")
+    assert "city: 3 of 3 rows have a value that was rare or unseen in training, such as Bern" in caplog.messages
+    assert "3 predictions in rows-predictions.csv" in outcome.out
+
+
 def test_the_digits_are_predicted_as_their_names(tmp_path: Path) -> None:
     typed(tmp_path, "size=tiny", "epochs=1", "hydra.run.dir=run")
     bunch = datasets.load_digits()
@@ -192,10 +216,12 @@ def test_a_regression_is_predicted_in_its_own_units(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "`input` must be a csv file, got rows.csv, which does not exist."),
-        ("", "`input` must be a csv with a header line, got rows.csv: No columns to parse from file"),
-        ('a,b\n"1,2\n3,4,5\n', "`input` must be a csv with a header line, got rows.csv"),
-        (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "`input` must be a csv with a header line, got rows.csv"),
+        (None, "`input` must be a csv or parquet file, got rows.csv, which is no file."),
+        ("", "`input` must be a csv file with rows in it, got rows.csv, which is empty."),
+        ("a,b\n", "`input` must have at least one row below its header, got rows.csv, which has none."),
+        ('a,b\n"1,2\n3,4,5\n', "`input` must be a csv with as many values in each row as names in its header"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe\x00", "`input` must be a csv, got rows.csv, which is a PNG image."),
+        (b"a,b\n1,\xff\n", "`encoding` must be the encoding of rows.csv, got utf-8, which it is not in."),
     ],
 )
 def test_what_is_no_csv_is_refused(tmp_path: Path, run: Path, content: str | bytes | None, sentence: str) -> None:
@@ -212,17 +238,17 @@ def test_a_csv_that_lacks_columns_is_refused_with_what_was_meant(tmp_path: Path,
     assert "mean texture, worst area. Did you mean mean_texture" in text
 
 
-def test_text_in_a_column_is_refused_with_its_name(tmp_path: Path, run: Path, rows: pd.DataFrame) -> None:
+def test_text_in_a_column_is_refused_with_its_name_and_row(tmp_path: Path, run: Path, rows: pd.DataFrame) -> None:
     rows.assign(**{"mean area": "large"}).to_csv(tmp_path / "rows.csv", index=False)
     text = refused(predicted(tmp_path, "input=rows.csv"), 1)
-    assert "`input` must have numbers in its columns, got text in mean area." in text
+    assert "`input` must have finite numbers in mean area, got large in row 1 and" in text
 
 
 def test_missing_values_are_refused_with_their_rows(tmp_path: Path, run: Path, rows: pd.DataFrame) -> None:
     rows.loc[[0, 4, 5, 9], "mean area"] = float("nan")
     rows.to_csv(tmp_path / "rows.csv", index=False)
     text = refused(predicted(tmp_path, "input=rows.csv"), 1)
-    assert "`input` must have finite numbers, but 4 rows have not: 1, 5, 6, … (4)." in text
+    assert "`input` must have finite numbers in mean area, got nan in row 1 and 3 more." in text
 
 
 def test_a_csv_of_a_header_alone_is_refused(tmp_path: Path, run: Path, rows: pd.DataFrame) -> None:

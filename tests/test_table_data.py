@@ -554,9 +554,9 @@ def test_a_given_file_must_fit_the_training_file(source: Callable[..., Any], tmp
         "Did you mean colour?",
         "color,x,y\nr,1,c\n": "`data.val_path` must have no class that the training part has not, got y c in the val "
         "part alone. Leave those rows out, or give the training part some of them.",
-        "color,x,y\nr,1,a\ng,big,b\n": "`data.val_path` must have finite numbers in x, got big in row 2. Mend the file, "
-        "or leave the column out by data.drop=[x]; for codes write data.categorical=[x]. If big means a missing value, "
-        "write 'data.missing=[\"big\"]'.",
+        "color,x,y\nr,1,a\ng,big,b\n": "`data.val_path` must have finite numbers in x, got big in row 2. Mend the "
+        "file, or leave the column out by data.drop=[x]; for codes write data.categorical=[x]. If big means a missing "
+        "value, write 'data.missing=[\"big\"]'.",
     }.items():
         given.write_text(rows)
         with pytest.raises(ConfigError) as caught:
