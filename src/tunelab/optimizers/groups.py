@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 from torch import nn
@@ -72,8 +73,8 @@ def parameter_groups(
             Where several rules hold, their multipliers multiply. What does not decay still does not.
         layer_decay: The lr of a layer is this to the power of the layers above it, in (0, 1]. The head is the top; a
             layer is a block of a model that has blocks, else a child with a matrix and the vectors that follow it.
-        matrices_apart: Whether `matrices` tells the hidden layers' matrices and kernels, in groups of their own, from
-            vectors, embeddings and the output layer (the module `head`, else the last Linear).
+        matrices_apart: Whether `matrices` tells hidden layers' matrices and kernels, in groups of their own, from the
+            rest: vectors, embeddings and the output layer (the module `head`, else the last Linear).
 
     Returns:
         Groups for an optimizer, each with a `name` of its own.
@@ -85,9 +86,7 @@ def parameter_groups(
         Clark et al. 2020, arXiv:2003.10555, appendix A, for the lr by layer.
     """
     places = list(_places(model))
-    for rule in rules:
-        if not any(place.obeys(rule) for place in places):
-            raise ConfigError(_nothing_matched(rule, places))
+    _check(rules, places)
     levels = _levels(model) if layer_decay != 1 else {}
     top = max(levels.values(), default=0)
     output = _output_layer(model) if matrices_apart else set()
@@ -96,15 +95,14 @@ def parameter_groups(
     for place in places:
         if not place.parameter.requires_grad:
             continue
-        kinds = place.kinds()
+        kinds, level = place.kinds(), levels.get(id(place.parameter), 0)
         held = [rule for rule in rules if place.obeys(rule)]
         spared = bool(weight_decay and kinds & set(undecayed))
         rest = matrices_apart and bool(kinds or id(place.parameter) in output)
-        level = levels.get(id(place.parameter), 0)
         key = (rest, spared, level, *map(_words, held))
         if key not in groups:
-            rate = layer_decay ** (top - level) * _product(rule.get("lr", 1.0) for rule in held)
-            decay = 0.0 if spared else weight_decay * _product(rule.get("weight_decay", 1.0) for rule in held)
+            rate = layer_decay ** (top - level) * prod(rule.get("lr", 1.0) for rule in held)
+            decay = 0.0 if spared else weight_decay * prod(rule.get("weight_decay", 1.0) for rule in held)
             words = ["undecayed" if spared else "decayed", *(["rest"] if rest else []), *map(_words, held)]
             words += [f"layer{level}"] if layer_decay != 1 else []
             groups[key] = {"name": "/".join(dict.fromkeys(words)), "params": [], "weight_decay": decay}
@@ -125,16 +123,20 @@ def _places(model: nn.Module) -> Iterator[_Place]:
     yield from places.values()
 
 
-def _nothing_matched(rule: Rule, places: list[_Place]) -> str:
-    paths = dict.fromkeys(path for place in places for path in place.paths)
-    types = {name for place in places for name in place.types()}
-    meant = [("match", rule.get("match", ""), paths), ("type", rule.get("type", ""), types)]
-    close = next((said for _, word, known in meant if (said := did_you_mean(word.removesuffix(".*"), known))), "")
-    names = list(dict.fromkeys(path.split(".")[0] for path in paths))
-    return (
-        f"`parameter_groups.rules` must each match a parameter of the model, got {_shown(rule)}.{close} "
-        f"It has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}."
-    )
+def _check(rules: Sequence[Rule], places: list[_Place]) -> None:
+    """Refuses a rule that matches nothing."""
+    for rule in rules:
+        if any(place.obeys(rule) for place in places):
+            continue
+        paths = dict.fromkeys(path for place in places for path in place.paths)
+        types = sorted({name for place in places for name in place.types()})
+        match, kind = str(rule.get("match", "")).removesuffix(".*"), str(rule.get("type", ""))
+        names = list(dict.fromkeys(path.split(".")[0] for path in paths))
+        raise ConfigError(
+            f"`parameter_groups.rules` must each match a parameter of the model, got {_shown(rule)}."
+            f"{did_you_mean(match, paths) or did_you_mean(kind, types)} "
+            f"It has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}."
+        )
 
 
 def _shown(rule: Rule) -> str:
@@ -143,13 +145,6 @@ def _shown(rule: Rule) -> str:
 
 def _words(rule: Rule) -> str:
     return ":".join(str(rule[key]) for key in ("match", "type") if key in rule)
-
-
-def _product(factors: Iterator[float]) -> float:
-    product = 1.0
-    for factor in factors:
-        product *= factor
-    return product
 
 
 def _multiplied(lr: float | None, rate: float) -> float:

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization."""
+"""Sharpness-aware minimization, with the two gradients of a step from one closure."""
 
 from __future__ import annotations
 
