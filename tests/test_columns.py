@@ -265,8 +265,8 @@ def test_columns_may_come_in_any_order_with_others_beside_them(people: pd.DataFr
     np.testing.assert_array_equal(encode(other, spec), encode(people, spec))
 
 
-def test_a_value_is_missing_where_it_is_one_of_the_texts_that_say_so() -> None:
-    with_gaps = ["1", "?", "3", "-999", "8"]
+@pytest.mark.parametrize("with_gaps", [["1", "?", "3", "-999", "8"], [1, -999, 3, -999.0, 8]])
+def test_a_value_is_missing_where_it_is_one_of_those_that_say_so(with_gaps: list[Any]) -> None:
     column, inputs = only(with_gaps, missing=["?", "-999"])
     expected, same = only(["1", None, "3", None, "8"])
     assert column == expected
@@ -320,6 +320,12 @@ def test_a_date_written_in_another_way_is_refused_with_its_row() -> None:
     assert str(caught.value) == (
         "`input` must have dates written as %d.%m.%Y in day, got 2024-02-01 in row 2. Mend the file."
     )
+
+
+def test_two_columns_of_one_name_are_refused(people: pd.DataFrame) -> None:
+    twice = pd.concat([people, people[["age"]]], axis=1)
+    with pytest.raises(ConfigError, match=r"`input` must have a name of its own for each column, got age more than"):
+        encode(twice, fitted(people))
 
 
 def test_no_rows_are_refused(people: pd.DataFrame) -> None:

@@ -212,6 +212,42 @@ def test_a_csv_and_a_parquet_file_of_the_same_rows_give_the_same_inputs(source: 
         assert torch.equal(text.parts[part][1], typed.parts[part][1])
 
 
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (pd.Series([True, False] * 10), ("False", "True")),
+        (pd.Series(["b", "a"] * 10, dtype="category"), ("a", "b")),
+        (pd.Series([2.0, 10.0] * 10), ("2", "10")),
+        (pd.Series([2, 10] * 10, dtype="Int8"), ("2", "10")),
+    ],
+    ids=["booleans", "categorical", "floats", "nullable"],
+)
+def test_classes_of_every_type_have_names_in_order(
+    source: Callable[..., Any], values: pd.Series, names: tuple[str, str]
+) -> None:
+    assert source(table(y=values), name="rows.parquet").spec.class_names == names
+
+
+def test_a_class_may_be_the_only_one_whose_name_is_no_number(source: Callable[..., Any]) -> None:
+    target = [str(i % 3) for i in range(40)]
+    target[5] = target[6] = "unknown"
+    assert source(table(rows=40, y=target)).spec.class_names == ("0", "1", "2", "unknown")
+
+
+def test_a_named_index_of_a_parquet_file_is_a_column_and_an_unnamed_one_is_not(source: Callable[..., Any]) -> None:
+    frame = table(city=list("rg") * 10)
+    assert source(frame.set_index("city"), name="rows.parquet").spec.raw_names == ("city", "x")
+    assert source(frame.set_index(np.arange(20) + 5), name="rows.parquet").spec.raw_names == ("x", "city")
+
+
+def test_a_value_that_means_missing_is_missing_in_the_target_too(source: Callable[..., Any]) -> None:
+    frame = table(rows=40)
+    frame.loc[:4, "y"] = "?"
+    data = source(frame, "data.missing=['?']")
+    assert data.spec.class_names == ("a", "b")
+    assert sum(len(targets) for _, targets in data.parts.values()) == 35
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_the_separator_is_found_in_the_header(source: Callable[..., Any], separator: str) -> None:
     expected = source(table())
@@ -501,9 +537,9 @@ def test_an_encoding_that_python_does_not_know_is_refused(source: Callable[..., 
             "Mend those rows or leave them out.",
         ),
         (
-            table(y=["none", *range(19)]),
+            table(y=["1e", *range(19)]),
             [*REGRESSION],
-            "`data.target` must have finite numbers, got none in row 1 of y. Mend those rows or leave them out.",
+            "`data.target` must have finite numbers, got 1e in row 1 of y. Mend those rows or leave them out.",
         ),
         (
             table(y=None),

@@ -163,6 +163,8 @@ def encode(frame: pd.DataFrame, spec: DataSpec, key: str = "input") -> NDArray[n
             f"{'is' if len(absent) == 1 else 'are'} missing: {first_of(absent)}.{did_you_mean(absent[0], names)} "
             f"It needs {first_of(spec.raw_names)}."
         )
+    if repeated := [name for name in spec.raw_names if names.count(name) > 1]:
+        raise ConfigError(f"`{key}` must have a name of its own for each column, got {repeated[0]} more than once.")
     if frame.empty:
         raise ConfigError(f"`{key}` must have at least one row, got none.")
     frame = frame.set_axis(names, axis=1)

@@ -124,7 +124,7 @@ def read_parquet(path: str, key: str) -> pd.DataFrame:
             f"`{key}` must be a whole parquet file, got {path}: {str(error).splitlines()[0].rstrip('.')}. "
             "Write it again."
         ) from None
-    frame = frame.rename(columns=str).reset_index(drop=True)
+    frame = frame.reset_index(drop=frame.index.names == [None]).rename(columns=str)  # a named index is a column
     if frame.empty:
         raise ConfigError(f"`{key}` must have at least one row, got {path}, which has none.")
     return frame

@@ -84,7 +84,7 @@ class TableData(ArrayData):
 
     def read(self) -> tuple[DataSpec, Parts]:
         rows, given = self._rows()
-        values = rows.pop(self.target)
+        values = clean(rows.pop(self.target), self.missing)
         classes = wants_classes(values, self.task)
         targets, names = class_codes(values) if classes else (numbers_to_predict(values), ())
         parts = self.assign(targets, classes=classes, given=given)
@@ -164,7 +164,7 @@ class TableData(ArrayData):
         has = did_you_mean(name, names) or f" It has {first_of(names)}."
         if key.endswith("path"):
             return f"`{key}` must have the columns of {self.path}, got {path} without {name}.{has}"
-        if all(other.replace(".", "").isdigit() for other in names):
+        if not path.endswith(".parquet") and all(other.replace(".", "").isdigit() for other in names):
             has = f" Its first line, {first_of(names)}, looks like values: put the names of the columns above it."
         return f"`{key}` must be a column of {path}, got {name}.{has}"
 

@@ -16,6 +16,7 @@ MOST_CLASSES, MOST_FRACTIONAL = 100, 20
 """More different whole numbers than the first, or others than the second, are numbers to predict and not classes."""
 
 NUMBERS_FROM = 0.9
+"""A column of which at least this share are numbers holds numbers; the others are mistakes, and said so."""
 
 
 def wants_classes(values: pd.Series[Any], task: str) -> bool:
@@ -29,22 +30,23 @@ def wants_classes(values: pd.Series[Any], task: str) -> bool:
         ConfigError: If the values do not fit the task, or are not finite.
     """
     numbers = to_numbers(values)
-    are_numbers = np.isfinite(numbers).mean() >= NUMBERS_FROM
-    if are_numbers and len(wrong := np.flatnonzero(~np.isfinite(numbers))):
+    infinite, texts = np.isinf(numbers), np.isnan(numbers)
+    kind = task.rsplit(".")[-1].lower()
+    if "regress" in kind and texts.mean() > 1 - NUMBERS_FROM:
+        raise ConfigError(
+            f"`task` must fit the data, got regression for {values.name}, which has texts such as "
+            f"{values[texts].iloc[0]}. Try task=classification loss=cross_entropy objective=val/accuracy."
+        )
+    if len(wrong := np.flatnonzero(infinite | (texts if "regress" in kind else False))):
         raise ConfigError(
             f"`data.target` must have finite numbers, got {values.iloc[wrong[0]]} in row {values.index[wrong[0]] + 1} "
             f"of {values.name}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''}. Mend those rows or leave them "
             "out."
         )
-    different = len(np.unique(numbers)) if are_numbers else values.nunique()
+    are_numbers = not texts.any()
+    different = len(np.unique(numbers))
     whole = are_numbers and bool((numbers == np.rint(numbers)).all())
     many = different > (MOST_CLASSES if whole else MOST_FRACTIONAL) or 2 * different > len(values)
-    kind = task.rsplit(".")[-1].lower()
-    if "regress" in kind and not are_numbers:
-        raise ConfigError(
-            f"`task` must fit the data, got regression for {values.name}, which has texts such as {values.iloc[0]}. "
-            "Try task=classification loss=cross_entropy objective=val/accuracy."
-        )
     if "classif" in kind and are_numbers and many:
         raise ConfigError(
             f"`task` must fit the data, got classification for {values.name}, which has {different:,} distinct "

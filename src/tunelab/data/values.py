@@ -35,7 +35,7 @@ def clean(values: pd.Series[Any], missing: Sequence[str]) -> pd.Series[Any]:
     import pandas as pd
 
     if missing:
-        values = values.mask(values.isin(list(missing)))
+        values = values.mask(to_texts(values).isin([_text(text) for text in missing]))
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
     if pd.api.types.is_timedelta64_dtype(values.dtype):
