@@ -19,7 +19,7 @@ from torch import Tensor
 from tunelab.data.arrays import ArrayData
 from tunelab.data.memory import Batch, EpochOrder, Parts
 from tunelab.data.splits import Indices
-from tunelab.data.workers import WorkerLoader
+from tunelab.data.workers import WorkerLoader, worker_context
 from tunelab.errors import ConfigError
 from tunelab.spec import DataSpec
 
@@ -175,7 +175,7 @@ class PictureData(ArrayData):
         gigabytes = sum(map(len, numbers.values())) * np.prod(shape) * 4 / 1e9
         fits = self.in_memory if self.in_memory != "auto" else gigabytes <= self.memory_limit_gb
         if not fits:
-            self._announce(gigabytes, sum(map(len, numbers.values())))
+            self._prepare_workers(gigabytes, sum(map(len, numbers.values())))
         pixels = {part: np.empty((len(own), *shape), np.uint8) for part, own in numbers.items()} if fits else {}
         counts = scan(found.files, numbers, self.decoder, shape, pixels)
         spec = _fit_spec(counts, shape, found, numbers["train"])
@@ -187,12 +187,14 @@ class PictureData(ArrayData):
             for part, own in numbers.items()
         }
 
-    def _announce(self, gigabytes: float, count: int) -> None:
+    def _prepare_workers(self, gigabytes: float, count: int) -> None:
         if self.batch_size == "full":
             raise ConfigError(
                 "`batch_size` must be a number for pictures that are not kept in memory, got full. "
                 "Try batch_size=64 or data.in_memory=true."
             )
+        if self.workers:
+            worker_context()
         log.info(
             "%s pictures are %.2g GB as tensors: not kept in memory but read by %s worker processes. Reading them once "
             "for their statistics; data.in_memory=true would keep them.",

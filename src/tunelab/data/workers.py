@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from typing import Any, Protocol
 
 import torch
@@ -71,10 +72,14 @@ class WorkerLoader:
 
 
 def worker_context() -> Any:
-    """Where workers come from: a server process that has imported this module, and forks one in milliseconds."""
+    """Where workers come from: a server process that has imported this module, and forks one in milliseconds.
+
+    The first call starts the server, which takes seconds to import it: call it before there is something to wait for.
+    """
     context = torch.multiprocessing.get_context("forkserver")
     library = [name for name in ("datasets",) if name in sys.modules]  # if readers travel as objects of it
     context.set_forkserver_preload(["__main__", __name__, *library])
+    forkserver.ensure_running()
     return context
 
 
