@@ -3,6 +3,7 @@
 import copy
 import csv
 import math
+import re
 
 import pytest
 import torch
@@ -262,6 +263,33 @@ def test_stochastic_depth_is_refused_for_models_without_residual_blocks(model, c
         validate(compose("data=digits", f"model={model}", "regularization=[stochastic_depth]"))
 
 
+# ---- ranges
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("elastic_net.l1_fraction", "1.5", "be at most 1"),
+        ("elastic_net.strength", "-1", "be at least 0"),
+        ("mixup.alpha", "0", "be greater than 0"),
+        ("cutmix.probability", "1.1", "be at most 1"),
+        ("fgsm.epsilon", "-0.1", "be at least 0"),
+        ("fgsm.fraction", "2", "be at most 1"),
+        ("pgd.steps", "0", "be at least 1"),
+        ("pgd.step_size", "0", "be greater than 0"),
+        ("dropconnect.rate", "1", "be less than 1"),
+        ("ema.decay", "1", "be less than 1"),
+        ("swa.start_fraction", "1", "be less than 1"),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused_with_one_inside(key, value, rule, compose):
+    words = ("data=digits", "model=cnn", f"regularization=[{key.split('.')[0]}]")
+    with pytest.raises(ConfigError, match=rf"`regularization\.{key}` must {rule}, got ") as caught:
+        validate(compose(*words, f"regularization.{key}={value}"))
+    (remedy,) = re.findall(rf"Try (regularization\.{key}=\S+)\.$", str(caught.value))
+    validate(compose(*words, remedy))
+
+
 # ---- all together
 
 IMAGES = ("data=digits", "size=tiny", "epochs=3", "threads=1", "batch_size=32", "trainer.limit_train_batches=4")
@@ -285,6 +313,7 @@ def test_all_regularizers_at_once_train_and_resume_to_the_last_bit(model, tmp_pa
     assert kept[0]["global_step"] == 3 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_all_regularizers_at_once_train_at_another_precision(precision, fit):
     words = (*IMAGES, "model=cnn", f"regularization=[{','.join(ALL['cnn'])}]", "augmentation=strong")

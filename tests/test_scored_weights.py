@@ -82,6 +82,28 @@ def test_a_model_without_batch_norms_is_not_given_any_inputs():
     recalibrate(nn.Linear(2, 2), none())
 
 
+class _Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = _model()
+
+    def forward(self, inputs):
+        return self.layers(inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, as the compiler starts
+def test_a_compiled_model_is_recalibrated_without_compiling_it_again():
+    model, graphs = _Wrapped(), []
+    model.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    batches = torch.randn(3, 5, 4, dtype=torch.float64)
+    recalibrate(model, batches)
+    assert graphs == []
+    torch.testing.assert_close(model.layers[1].running_mean, model.layers[0](batches).mean(dim=(0, 1)))
+    model(batches[0])
+    assert graphs != []
+
+
 class _Look(Callback):
     """What stands in the model during each validation, and what batch norms would be by hand."""
 

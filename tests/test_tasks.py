@@ -66,6 +66,26 @@ def test_compute_loss_called_twice_gives_the_same_and_changes_nothing(option, tr
     assert all(parameter.grad is None for parameter in task.parameters())
 
 
+def test_training_loss_follows_from_the_generator_and_leaves_all_but_that_as_it_was(compose):
+    words = ("regularization=[mixup,fgsm,pgd,dropconnect,elastic_net]", "dropout=0.3")
+    task, batch = _built("classification", compose, *words)
+    state = {key: value.clone() for key, value in task.state_dict().items()}
+    inputs, targets = (tensor.clone() for tensor in batch)
+    losses = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        losses.append([value.item() for value in task.training_loss(batch)])
+    assert losses[0] == losses[1] != losses[2]
+    penalised, plain = losses[0]
+    penalty = 1e-5 * sum((w.abs() / 2 + w**2 / 4).sum().item() for w in task.parameters() if w.ndim > 1)
+    assert penalised - plain == pytest.approx(penalty, rel=0.05)
+    assert all(torch.equal(value, state[key]) for key, value in task.state_dict().items())
+    assert all(module.training for module in task.model.modules())
+    assert torch.equal(batch[0], inputs)
+    assert torch.equal(batch[1], targets)
+    assert all(parameter.grad is None for parameter in task.parameters())
+
+
 class _Loss(nn.Module):
     """A module whose call is the task's pure loss, as functional_call wants one."""
 

@@ -33,7 +33,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             norm.momentum = None  # a cumulative mean
             norm.train()
         for inputs in islice(batches, MOST_BATCHES):
-            model(inputs)
+            model.forward(inputs)  # not compiled: it would be, once more, for this momentum
     for norm, (momentum, tracked) in zip(norms, own, strict=True):
         norm.momentum, norm.num_batches_tracked = momentum, tracked  # which training goes on counting
     if torch.distributed.is_initialized():
