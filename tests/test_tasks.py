@@ -362,6 +362,32 @@ def test_weights_of_the_same_model_are_accepted(compose):
         assert torch.equal(two.state_dict()[key], value), key
 
 
+@pytest.mark.parametrize(("batch_size", "better"), [(2, 3), (1, 3), (454, 455)])
+def test_a_last_batch_of_one_example_is_refused_to_batch_norms_with_a_size_that_leaves_more(batch_size, better, fit):
+    normalized = ("data=breast_cancer", "model.normalization=batch", "epochs=1", *RUN)
+    with pytest.raises(ConfigError) as caught:
+        fit(*normalized, f"batch_size={batch_size}")
+    assert str(caught.value) == (
+        "`batch_size` must leave at least two examples for the last batch, or batch norms find no variance in it, "
+        f"got {batch_size} for 455 examples. Try batch_size={better}."
+    )
+    fit(*normalized, f"batch_size={better}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data=breast_cancer", "batch_size=2"),
+        ("data=breast_cancer", "batch_size=2", "model.normalization=layer"),
+        ("data=breast_cancer", "batch_size=2", "model.normalization=batch", "trainer.limit_train_batches=3"),
+        ("data=digits", "model=cnn", "model.normalization=batch", "batch_size=1", "data.val_fraction=0.8"),
+    ],
+)
+def test_a_last_batch_of_one_example_is_met_where_nothing_speaks_against_it(words, fit):
+    result, _ = fit(*words, "epochs=1", "test=false", *RUN)
+    assert result["status"] == "finished"
+
+
 # ---- predictions
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -103,6 +104,35 @@ def try_model(model: nn.Module, spec: DataSpec) -> None:
             f"`model` must map inputs of shape {tuple(inputs.shape)} to outputs of shape {(2, spec.output_size)}, "
             f"got {tuple(outputs.shape)}. End it in a layer of {spec.output_size} values."
         )
+
+
+def check_last_batch(model: nn.Module, batches: Any, spec: DataSpec) -> None:
+    """Refuses an epoch that ends in one example, if the model's batch norms find no variance in it.
+
+    Args:
+        model: The model.
+        batches: A training loader; not judged unless it has a `sampler` and a `batch_size`.
+        spec: What the data says of itself.
+
+    Raises:
+        ConfigError: With a batch size that leaves more.
+    """
+    size, sampler = getattr(batches, "batch_size", None), getattr(batches, "sampler", None)
+    if not size or not isinstance(sampler, Sized) or getattr(batches, "drop_last", False):
+        return
+    examples = len(sampler)
+    if size > 1 and examples % size != 1:
+        return
+    try:
+        copy.deepcopy(model).train()(torch.zeros(1, *spec.input_shape))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        better = next(n for n in range(size + 1, examples + 2) if examples % n != 1)
+        raise ConfigError(
+            "`batch_size` must leave at least two examples for the last batch, or batch norms find no variance in it, "
+            f"got {size} for {examples} examples. Try batch_size={better}."
+        ) from None
 
 
 def build_metric(make: Callable[..., Metric], spec: DataSpec) -> Metric:

@@ -22,6 +22,7 @@ from tunelab.tasks.parts import (
     build_model,
     call,
     check_kind,
+    check_last_batch,
     check_weights,
     evaluating,
     infer_spec,
@@ -179,6 +180,8 @@ class SupervisedTask(LightningModule):
             batch = {"inputs": next(iter(data.train_dataloader()))[0].cpu()} if takes(self.init, "inputs") else {}
             call("init", self.init, self.model, **batch)
         try_model(self.model, self.spec)
+        if data is not None and self.trainer.limit_train_batches == 1.0:  # all of an epoch, as Lightning writes it
+            check_last_batch(self.model, data.train_dataloader(), self.spec)
         if self.compiled and data is not None:
             nn.Module.compile(self.model)
         metrics = MetricCollection({name: build_metric(make, self.spec) for name, make in self.make_metrics.items()})
