@@ -501,16 +501,20 @@ def test_weights_of_which_none_fit_are_refused_either_way(strict, tmp_path):
     )
 
 
-def test_a_path_that_is_missing_or_leads_nowhere_is_refused_with_what_to_type(tmp_path):
-    for path, words in (
-        (None, "must be given with init=pretrained"),
-        (str(tmp_path / "nowhere.pt"), f"there is no {tmp_path / 'nowhere.pt'}"),
-        (str(tmp_path), f"there is no {tmp_path / 'checkpoints' / 'best.ckpt'}"),
-    ):
+def test_a_path_that_is_not_given_is_refused_before_anything_runs(compose):
+    with pytest.raises(ConfigError) as caught:
+        validate(compose("init=pretrained"))
+    assert str(caught.value) == ("`init.path` must be given with init=pretrained. Try init.path=outputs/<name>/<time>.")
+
+
+def test_a_path_that_leads_nowhere_is_refused_with_what_to_type(tmp_path):
+    for path, missing in ((tmp_path / "no.pt", tmp_path / "no.pt"), (tmp_path, tmp_path / "checkpoints" / "best.ckpt")):
         with pytest.raises(ConfigError) as caught:
-            pretrained(_mlp(), path)
-        assert words in str(caught.value)
-        assert "Try init.path=outputs/<name>/<time>." in str(caught.value)
+            pretrained(_mlp(), str(path))
+        assert str(caught.value) == (
+            f"`init.path` must be a run's folder, a checkpoint or a state dict, got {path}, but there is no {missing}. "
+            "Try init.path=outputs/<name>/<time>."
+        )
 
 
 class Evil:

@@ -116,10 +116,10 @@ def _path(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _precision(values: dict[str, Any]) -> Iterator[str]:
-    if str(values["trainer"].get("precision")).startswith("16") and values["optimizer"].get("fused"):
+    if values["trainer"].get("precision") == "16-mixed" and values["optimizer"].get("fused"):
         yield (
-            f"`trainer.precision` must not be {values['trainer']['precision']} with a fused optimizer, which unscales "
-            "the gradients only after they are clipped. Try optimizer.fused=false or trainer.precision=bf16-mixed."
+            "`trainer.precision` must not be 16-mixed with a fused optimizer, which unscales the gradients only after "
+            "they are clipped. Try optimizer.fused=false or trainer.precision=bf16-mixed."
         )
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger("tunelab")
 MOST_NAMES = 4
 
 
-def pretrained(model: nn.Module, path: str | None = None, strict: bool = True) -> None:
+def pretrained(model: nn.Module, path: str, strict: bool = True) -> None:
     """Takes over the weights, and the statistics of norms, of a model that was trained before.
 
     Args:
@@ -61,9 +61,7 @@ def pretrained(model: nn.Module, path: str | None = None, strict: bool = True) -
             log.info("init: %s: %s", what, _first(names))
 
 
-def _find(path: str | None) -> Path:
-    if path is None:
-        raise ConfigError("`init.path` must be given with init=pretrained. Try init.path=outputs/<name>/<time>.")
+def _find(path: str) -> Path:
     given = Path(path).expanduser()
     file = given / "checkpoints" / "best.ckpt" if given.is_dir() else given
     if not file.is_file():

@@ -189,7 +189,9 @@ class Encoder(nn.Module):
         self.positions = nn.Embedding(tokens + (pooling == "class_token"), width) if positions else None
         for embedding in (self.class_token, self.positions):
             if embedding is not None:
-                nn.init.normal_(embedding.weight, std=0.02)
+                # about as large as a token made of standardised inputs, or places are hardly told apart for hundreds
+                # of steps: with the customary 0.02, ten epochs on digits end at 0.85 instead of 0.98
+                nn.init.normal_(embedding.weight, std=0.5)
         self.dropout = nn.Dropout(dropout)
         block = partial(EncoderBlock, width, heads or default_heads(width), mlp_ratio=mlp_ratio, activation=activation)
         self.blocks = nn.Sequential(
