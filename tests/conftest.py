@@ -17,6 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning import Callback, Trainer, seed_everything
 from omegaconf import DictConfig, open_dict
+from PIL import Image
 
 from tunelab import conf_folder
 from tunelab.callbacks import Objective
@@ -35,6 +36,20 @@ def options(group: str) -> list[str]:
 
 def local_files(data: str, folder: Path) -> list[str]:
     """The overrides by which a source that reads files finds small real ones, written into this folder."""
+    if data == "image_folder":
+        for name, pixels in zip("abc" * 30, np.random.default_rng(0).integers(0, 256, (90, 8, 8)), strict=True):
+            (folder / "images" / name).mkdir(parents=True, exist_ok=True)
+            count = len(list((folder / "images" / name).iterdir()))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / name / f"{count}.png")
+        return [f"data.path='{folder / 'images'}'"]
+    if data in ("huggingface", "mnist", "fashion_mnist", "cifar10"):
+        datasets = pytest.importorskip("datasets")
+        label = datasets.ClassLabel(names=["a", "b", "c"])
+        pixels = np.random.default_rng(0).integers(0, 256, (90, 8, 8)).astype(np.uint8)
+        columns = {"image": [Image.fromarray(p) for p in pixels], "label": [0, 1, 2] * 30}
+        features = datasets.Features({"image": datasets.Image(), "label": label})
+        datasets.Dataset.from_dict(columns, features=features).save_to_disk(folder / "saved")
+        return [f"data.path='{folder / 'saved'}'"]
     if data not in ("csv", "parquet"):
         return []
     rows = pd.DataFrame({"size": np.arange(90) % 7, "city": list("abc") * 30, "kind": ["yes", "no", "maybe"] * 30})

@@ -158,7 +158,7 @@ def test_own_names_of_splits_are_followed_and_usual_ones_found(tmp_path, read):
         name: digits(count, i)[0] for i, (name, count) in enumerate([("first", 40), ("validation", 20), ("x", 30)])
     }
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "here")
-    data = read(tmp_path / "here", "data.splits.train=first", "data.splits.test=x")
+    data = read(tmp_path / "here", "data.train_split=first", "data.test_split=x")
     assert [len(data.parts[part][0]) for part in ("train", "val", "test")] == [40, 20, 30]
 
 
@@ -231,8 +231,8 @@ def saved(tmp_path, **columns):
         ),
         (
             {"n": [1, 2] * 20, "label": [0, 1] * 20},
-            ["data.target_column=label", "data.splits.test=tset"],
-            "`data.splits.test` must be one of train, got tset.",
+            ["data.target_column=label", "data.test_split=tset"],
+            "`data.test_split` must be one of train, got tset.",
         ),
     ],
 )

@@ -32,12 +32,13 @@ class HubData(PictureData):
 
     Args:
         path: Its name on the hub, or a local folder or file.
-        name: Which of its configurations; None if there is one.
+        configuration: Which of those that the hub has of it; None if there is one.
         image_column: None for the one that holds images; without any the data is a table.
         feature_columns: What a table is learned from; None for all columns but the target.
         target_column: None for the one that holds class labels.
-        splits: The data's own name of the `train`, `val` and `test` part; None for the usual ones. A part without a
-            split is a fraction of the training part.
+        train_split: The data's own name of the training part; None for the usual one.
+        val_split: That of the validation part; without one it is a fraction of the training part.
+        test_split: That of the test part; without one it is a fraction of the training part.
         task: The dotted name of the task's class, which tells whether whole numbers are classes.
         **pictures: What `PictureData` takes.
     """
@@ -46,21 +47,24 @@ class HubData(PictureData):
         self,
         path: str,
         *,
-        name: str | None = None,
+        configuration: str | None = None,
         image_column: str | None = None,
         feature_columns: list[str] | None = None,
         target_column: str | None = None,
-        splits: Mapping[str, str | None] | None = None,
+        train_split: str | None = None,
+        val_split: str | None = None,
+        test_split: str | None = None,
         task: str = "",
         **pictures: Any,
     ) -> None:
         super().__init__(**pictures)
-        self.path, self.name, self.splits, self.task = path, name, splits or {}, task
+        self.path, self.configuration, self.task = path, configuration, task
+        self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.image_column, self.feature_columns, self.target_column = image_column, feature_columns, target_column
 
     def read(self) -> tuple[DataSpec, Parts]:
         datasets = _library()
-        found = load(datasets, self.path, self.name)
+        found = load(datasets, self.path, self.configuration)
         splits = _choose_splits(list(found), self.splits)
         rows = datasets.concatenate_datasets([found[split] for split in splits.values()])
         ends = np.cumsum([len(found[split]) for split in splits.values()])
@@ -176,8 +180,8 @@ def _explain(error: Exception, path: str, name: str | None, *, is_local: bool) -
     if "BuilderConfig" in str(error) or "Config name is missing" in str(error):
         known = re.findall(r"'([\w.-]+)'", str(error).partition("[")[2].partition("]")[0])
         return (
-            f"`data.name` must be one of the configurations {', '.join(known)} of {path}, got {name or 'null'}."
-            f"{did_you_mean(name or '', known)} Type data.name={known[0] if known else '<configuration>'}."
+            f"`data.configuration` must be one of {', '.join(known)} for {path}, got {name or 'null'}."
+            f"{did_you_mean(name or '', known)} Type data.configuration={known[0] if known else '<configuration>'}."
         )
     if isinstance(error, ConnectionError) and not is_local:
         return (
@@ -249,20 +253,23 @@ def _choose_splits(found: list[str], typed: Mapping[str, str | None]) -> dict[st
     """The split of each part that has one, the training part first."""
     chosen: dict[str, str] = {}
     for part, usual in USUAL_SPLITS.items():
-        name = typed.get(part)
+        name = typed[part]
         if name is not None and name not in found:
             raise ConfigError(
-                f"`data.splits.{part}` must be one of {', '.join(found)}, got {name}.{did_you_mean(name, found)} "
-                f"Try data.splits.{part}={found[0]}."
+                f"`data.{part}_split` must be one of {', '.join(found)}, got {name}.{did_you_mean(name, found)} "
+                f"Try data.{part}_split={found[0]}."
             )
         name = name or next((n for n in usual if n in found), found[0] if part == "train" and len(found) == 1 else None)
         if name is None and part == "train":
             raise ConfigError(
-                f"`data.splits.train` must be given, for none of {', '.join(found)} is named train. "
-                f"Try data.splits.train={found[0]}."
+                f"`data.train_split` must be given, for none of {', '.join(found)} is named train. "
+                f"Try data.train_split={found[0]}."
             )
         if name is not None and name in chosen.values():
-            raise ConfigError(f"`data.splits.{part}` must be a split of its own, got {name} for two parts.")
+            raise ConfigError(
+                f"`data.{part}_split` must be a split of its own, got {name} for two parts. "
+                f"Choose among {', '.join(found)}."
+            )
         if name is not None:
             chosen[part] = name
     return chosen
@@ -298,7 +305,7 @@ def _targets(rows: Any, column: str, *, is_regression: bool) -> tuple[NDArray[An
     if any(missing):
         raise ConfigError(
             f"`data.target_column` must have a value in each row, got {column}, which has none in {sum(missing):,} of "
-            f"{len(values):,}. Choose another column, or a split that has them: data.splits.test=<split>."
+            f"{len(values):,}. Choose another column, or a split that has them: data.test_split=<split>."
         )
     if hasattr(feature, "names"):
         return values.astype(np.int64), tuple(feature.names)
