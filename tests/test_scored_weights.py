@@ -248,9 +248,9 @@ def test_a_trained_task_is_validated_outside_the_fit_as_it_was_inside(words, fit
     ],
 )
 def test_a_resumed_run_under_an_average_is_the_uninterrupted_one(words, tmp_path, monkeypatch):
-    command = ("data=digits", "size=tiny", "epochs=4", "threads=1", "trainer.limit_train_batches=5", *words)
+    command = ("data=digits", "size=tiny", "epochs=3", "threads=1", "trainer.limit_train_batches=4", *words)
     assert typed(tmp_path, *command, "hydra.run.dir=whole").code == 0
-    cut(tmp_path, monkeypatch, 3, *command, "hydra.run.dir=cut")
+    cut(tmp_path, monkeypatch, 2, *command, "hydra.run.dir=cut")
     assert not (tmp_path / "cut" / "result.json").exists()
     outcome = typed(tmp_path, "resume=cut")
     assert outcome.folder == "cut", outcome.err
@@ -260,7 +260,7 @@ def test_a_resumed_run_under_an_average_is_the_uninterrupted_one(words, tmp_path
         for run in ("whole", "cut")
     ]
     assert equal(*averages)
-    assert json.loads((tmp_path / "cut" / "result.json").read_text())["epochs"] == 4
+    assert json.loads((tmp_path / "cut" / "result.json").read_text())["epochs"] == 3
 
 
 # ---- data of one's own
