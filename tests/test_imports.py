@@ -55,14 +55,16 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "record": ({"folder"}, {"omegaconf"}),
     "checkpoints": (set(), {"lightning"}),
     # a fit
-    "loggers": ({"folder"}, {"lightning"}),
+    "loggers": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
-    "callbacks": ({"loggers", "tasks"}, {"lightning", "rich"}),
+    "callbacks": ({"loggers"}, {"lightning", "rich"}),
     # what brings them together
+    "ranks": (set(), set()),
     "run": (
-        {"callbacks", "checkpoints", "folder", "loggers", "record", "whitelist"},
+        {"callbacks", "checkpoints", "folder", "loggers", "ranks", "record", "whitelist"},
         {"hydra", "omegaconf", "lightning"},
     ),
+    "follower": ({"folder", "record", "run"}, set()),
     "predictor": ({"checkpoints", "config", "data", "folder", "run", "tasks"}, {"pandas"}),
     "job": ({"catalogue", "config", "folder", "record", "run", "summary"}, {"hydra", "omegaconf"}),
     "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),
@@ -85,7 +87,8 @@ SHARED = {
     "data": {"arrays", "columns", "files", "memory", "pictures", "splits", "targets", "values", "workers"},
     "models": {"blocks"},
     "schedules": {"warmup"},
-    "tasks": {"supervised"},
+    "regularizers": {"mixing"},
+    "tasks": {"batch_norm", "parts", "scored_weights", "supervised"},
 }
 
 WITHOUT_TORCH = [
