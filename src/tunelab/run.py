@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -80,10 +81,11 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     if leads:
         record(folder, cfg, start)
     with ranks.for_run(cfg, folder, checkpoint):
-        # the objective comes first: the callbacks after it may read what it found
-        trainer = build_trainer(cfg, folder, [objective, throughput, Opening(cfg, start, folder)])
+        # the objective comes first, as others read what it found; the clock last, once the loggers have connected
+        trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder), throughput])
+        ranks.decide_alone(trainer)
         for logger in trainer.loggers:
-            if checkpoint and hasattr(logger, "resume_from"):
+            if checkpoint and leads and hasattr(logger, "resume_from"):
                 logger.resume_from(first_step)
         try:
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -110,7 +112,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
 
 
 def check_devices(cfg: DictConfig) -> None:
-    """Refuses more GPUs than there are.
+    """Refuses more GPUs than there are, and what only they can do.
 
     Raises:
         ConfigError: With the trainer to choose instead.
@@ -124,6 +126,11 @@ def check_devices(cfg: DictConfig) -> None:
         raise ConfigError(
             f"`trainer.devices` must be at most the {there} GPUs of this machine, got {wanted}. "
             f"Try trainer.devices={there}."
+        )
+    if cfg.trainer.precision == "16-mixed" and (accelerator == "cpu" or not there):
+        raise ConfigError(
+            "`trainer.precision` must not be 16-mixed on a CPU, where it would be bf16-mixed without a word. "
+            "Try trainer.precision=bf16-mixed."
         )
 
 
@@ -163,7 +170,8 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> T
         callbacks=callbacks,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         profiler=profiler,
-        plugins=AtomicCheckpointIO(),
+        # we start the processes; a cluster's variables would make Lightning think that the cluster has
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         default_root_dir=str(folder),
         **QUIET,
         enable_progress_bar=cfg.trainer.enable_progress_bar and ranks.rank() == 0,

@@ -22,6 +22,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Direction = Literal["minimize", "maximize"]
+Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"]
+Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
+Limit = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
 
 
 class Size(Part):
@@ -199,11 +202,19 @@ class Data(Part):
 class Trainer(Part):
     """conf/trainer."""
 
+    accelerator: Literal["cpu", "gpu", "auto"] = Field("cpu", examples=["cpu"])
+    strategy: Strategy = Field("auto", examples=["ddp"])
     devices: Count = Field(1, examples=[1])
+    precision: Precision = Field("32-true", examples=["bf16-mixed"])
     accumulate_grad_batches: Count = Field(1, examples=[1])
     check_val_every_n_epoch: Count = Field(1, examples=[1])
     log_every_n_steps: Count = Field(50, examples=[50])
+    limit_train_batches: Limit = Field(1.0, examples=[1.0])
+    limit_val_batches: Limit = Field(1.0, examples=[1.0])
+    limit_test_batches: Limit = Field(1.0, examples=[1.0])
     deterministic: bool = Field(True, examples=["true"])
+    detect_anomaly: bool = Field(False, examples=["true"])
+    enable_progress_bar: bool = Field(True, examples=["false"])
 
 
 class Recipe(BaseModel):
