@@ -196,8 +196,8 @@ class PictureData(ArrayData):
         if self.workers:
             worker_context()
         log.info(
-            "%s pictures are %.2g GB as tensors: read by worker processes in each epoch (data.workers=%s) and not kept in "
-            "memory (data.in_memory=true would). Reading them once for their statistics.",
+            "%s pictures are %.2g GB as tensors: read by worker processes in each epoch (data.workers=%s) and not kept "
+            "in memory (data.in_memory=true would). Reading them once for their statistics.",
             *(f"{count:,}", gigabytes, self.workers),
         )
 
