@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from test_command import refused, typed
 
 from tunelab import schema
+from tunelab.catalogue import parse
 from tunelab.config import plain, validate
 from tunelab.errors import MOST_LINES, ConfigError, did_you_mean, show
 from tunelab.rules import logged_metrics
@@ -58,7 +59,7 @@ RANGES = [
     ("size.depth=0", "be at least 1", "size.depth=2"),
     ("model=cnn model.kernel_size=0", "be at least 1", "model.kernel_size=3"),
     ("model.normalization=group", "be 'none', 'batch' or 'layer'", "model.normalization=none"),
-    ("optimizer.betas=[0.9]", "have 2 numbers", "optimizer.betas=[0.9,0.999]"),
+    ("optimizer.betas=[0.9]", "have 2 or more numbers", "optimizer.betas=[0.9,0.999]"),
     ("optimizer.betas=0.9", "be a list", "optimizer.betas=[0.9,0.999]"),
     ("optimizer=momentum optimizer.momentum=1", "be less than 1", "optimizer.momentum=0.9"),
     ("optimizer.eps=0", "be greater than 0", "optimizer.eps=1e-08"),
@@ -82,7 +83,7 @@ RANGES = [
     ("optimizer=adafactor optimizer.beta2_decay=1", "be at most 0", "optimizer.beta2_decay=-0.8"),
     ("optimizer=adafactor optimizer.d=0.5", "be at least 1", "optimizer.d=1.0"),
     ("optimizer=muon optimizer.adamw_lr=0", "be greater than 0", "optimizer.adamw_lr=0.001"),
-    ("optimizer=muon optimizer.adamw_betas=[0.9]", "have 2 numbers", "optimizer.adamw_betas=[0.9,0.95]"),
+    ("optimizer=muon optimizer.adamw_betas=[0.9]", "have 2 or more numbers", "optimizer.adamw_betas=[0.9,0.95]"),
     ("optimizer=muon optimizer.ns_steps=0", "be at least 1", "optimizer.ns_steps=5"),
     ("optimizer=sam optimizer.base=adam", "be 'sgd' or 'adamw'", "optimizer.base=sgd"),
     ("optimizer=lbfgs optimizer.max_iter=0", "be at least 1", "optimizer.max_iter=20"),
@@ -117,11 +118,123 @@ RANGES = [
     ("trainer.accumulate_grad_batches=0", "be at least 1", "trainer.accumulate_grad_batches=1"),
     ("trainer.check_val_every_n_epoch=0", "be at least 1", "trainer.check_val_every_n_epoch=1"),
     ("trainer.log_every_n_steps=0", "be at least 1", "trainer.log_every_n_steps=50"),
+    ("compile=1", "be true or false", "compile=true"),
+    ("augmentation=light augmentation.crop_fraction=1", "be less than 1", "augmentation.crop_fraction=0.125"),
+    ("augmentation=light augmentation.erase_fraction=1", "be less than 1", "augmentation.erase_fraction=0.2"),
+    ("augmentation=light augmentation.jitter=-1", "be at least 0", "augmentation.jitter=0.2"),
+    ("augmentation=light augmentation.noise=-1", "be at least 0", "augmentation.noise=0.05"),
+    ("augmentation=light augmentation.probability=2", "be at most 1", "augmentation.probability=0.5"),
+    ("augmentation=light augmentation.rotation_degrees=-1", "be at least 0", "augmentation.rotation_degrees=15.0"),
+    ("augmentation=light augmentation.strength=-1", "be at least 0", "augmentation.strength=1.0"),
+    ("data=csv data.path=x.csv data.target=y data.categorical=5", "be a list", "data.categorical=[postcode]"),
+    ("data=csv data.path=x.csv data.target=y data.drop=5", "be a list", "data.drop=[id]"),
+    ("data=csv data.path=x.csv data.target=y data.encoding=5", "be text", "data.encoding=utf-8"),
+    ("data=csv data.path=x.csv data.target=y data.max_categories=0", "be at least 1", "data.max_categories=50"),
+    ("data=csv data.path=x.csv data.target=y data.missing=5", "be a list", "data.missing=[unknown]"),
+    ("data=csv data.path=x.csv data.target=y data.separator=ab", "be one character", "data.separator=';'"),
+    (
+        "data=csv data.path=x.csv data.target=y data.split_column=1.5",
+        "be text or be a whole number",
+        "data.split_column=part",
+    ),
+    ("data=csv data.path=x.csv data.target=y data.target=1.5", "be text or be a whole number", "data.target=price"),
+    ("data=csv data.path=x.csv data.target=y data.path=5", "be text", "data.path=my_data"),
+    ("data=csv data.path=x.csv data.target=y data.val_path=5", "be text", "data.val_path=val.csv"),
+    ("data=csv data.path=x.csv data.target=y data.test_path=5", "be text", "data.test_path=test.csv"),
+    ("data=blobs data.classes=1", "be at least 2", "data.classes=4"),
+    ("data=blobs data.examples=3", "be at least 4", "data.examples=1000"),
+    ("data=blobs data.noise=-1", "be at least 0", "data.noise=0.1"),
+    ("data=blobs data.features=0", "be at least 1", "data.features=10"),
+    ("data=waves data.tokens=1", "be at least 2", "data.tokens=24"),
+    ("data=image_folder data.path=x data.color=blue", "be 'rgb' or 'grey'", "data.color=rgb"),
+    ("data=image_folder data.path=x data.image_size=0", "be at least 1", "data.image_size=32"),
+    ("data=image_folder data.path=x data.in_memory=maybe", "be true or false or be 'auto'", "data.in_memory=auto"),
+    ("data=image_folder data.path=x data.memory_limit_gb=0", "be greater than 0", "data.memory_limit_gb=4"),
+    ("data=image_folder data.path=x data.workers=-1", "be at least 0", "data.workers=2"),
+    ("init=xavier_normal init.gain=0", "be greater than 0", "init.gain=null"),
+    ("init=normal init.std=0", "be greater than 0", "init.std=0.02"),
+    ("init=pretrained init.path=5", "be text", "init.path=outputs/my_run"),
+    ("init=pretrained init.path=x init.strict=1", "be true or false", "init.strict=false"),
+    ("model=vit model.attention_dropout=1", "be less than 1", "model.attention_dropout=0.1"),
+    ("model=vit model.heads=0", "be at least 1", "model.heads=4"),
+    ("model=vit model.mlp_ratio=0", "be greater than 0", "model.mlp_ratio=2.0"),
+    ("model=vit model.patch_size=0", "be at least 1", "model.patch_size=4"),
+    ("model=vit model.pooling=max", "be 'class_token' or 'mean'", "model.pooling=mean"),
+    ("model=resnet model.blocks=[]", "have 1 or more numbers", "model.blocks=[2,2,2,2]"),
+    ("model=resnet model.bottleneck=1", "be true or false", "model.bottleneck=true"),
+    ("model=resnet model.stages=0", "be at least 1", "model.stages=4"),
+    ("model=resnet model.stem_kernel_size=0", "be at least 1", "model.stem_kernel_size=7"),
+    ("model=resnet model.stem_padding=-1", "be at least 0", "model.stem_padding=3"),
+    ("model=resnet model.stem_pool=1", "be true or false", "model.stem_pool=true"),
+    ("model=resnet model.stem_stride=0", "be at least 1", "model.stem_stride=2"),
+    ("model=resnet model.stride=0", "be at least 1", "model.stride=2"),
+    ("model=cnn model.padding=-1", "be at least 0", "model.padding=1"),
+    ("regularization=[mixup] regularization.mixup.alpha=0", "be greater than 0", "regularization.mixup.alpha=0.2"),
+    ("regularization=[ema] regularization.ema.decay=1", "be less than 1", "regularization.ema.decay=0.99"),
+    ("regularization=[fgsm] regularization.fgsm.epsilon=-1", "be at least 0", "regularization.fgsm.epsilon=0.1"),
+    ("regularization=[pgd] regularization.pgd.fraction=2", "be at most 1", "regularization.pgd.fraction=0.5"),
+    (
+        "regularization=[elastic_net] regularization.elastic_net.l1_fraction=2",
+        "be at most 1",
+        "regularization.elastic_net.l1_fraction=0.5",
+    ),
+    (
+        "regularization=[cutmix] regularization.cutmix.probability=2",
+        "be at most 1",
+        "regularization.cutmix.probability=0.5",
+    ),
+    (
+        "regularization=[dropconnect] regularization.dropconnect.rate=1",
+        "be less than 1",
+        "regularization.dropconnect.rate=0.1",
+    ),
+    (
+        "regularization=[swa] regularization.swa.start_fraction=1",
+        "be less than 1",
+        "regularization.swa.start_fraction=0.75",
+    ),
+    ("regularization=[pgd] regularization.pgd.step_size=0", "be greater than 0", "regularization.pgd.step_size=0.05"),
+    ("regularization=[pgd] regularization.pgd.steps=0", "be at least 1", "regularization.pgd.steps=5"),
+    ("trainer.accelerator=tpu", "be 'cpu', 'gpu' or 'auto'", "trainer.accelerator=cpu"),
+    ("trainer.detect_anomaly=1", "be true or false", "trainer.detect_anomaly=true"),
+    ("trainer.enable_progress_bar=1", "be true or false", "trainer.enable_progress_bar=false"),
+    ("trainer.limit_test_batches=-1", "be at least 0", "trainer.limit_test_batches=1.0"),
+    ("trainer.limit_train_batches=-1", "be at least 0", "trainer.limit_train_batches=1.0"),
+    ("trainer.limit_val_batches=2.5", "be a whole number or be at most 1", "trainer.limit_val_batches=1.0"),
+    (
+        "trainer.precision=8",
+        "be '32-true', '64-true', '16-mixed', 'bf16-mixed', '16-true' or 'bf16-true'",
+        "trainer.precision=bf16-mixed",
+    ),
+    ("model=resnet stochastic_depth=1", "be less than 1", "stochastic_depth=0.1"),
+    ("fold=0.5", "be text", "fold=0/5"),
+    (
+        "trainer=ddp trainer.strategy=dp",
+        "be 'auto', 'ddp', 'ddp_find_unused_parameters_true' or 'fsdp'",
+        "trainer.strategy=ddp",
+    ),
     ("trainer.deterministic=1", "be true or false", "trainer.deterministic=true"),
 ]
 WITHOUT_A_RANGE = {"scheduler.monitor", "repeat", "resume"}  # any text
 WITHOUT_A_RANGE |= {"parameter_groups.undecayed"}  # tested with the groups, as the rules are
 WITHOUT_A_RANGE |= {f"parameter_groups.rules.{key}" for key in ("match", "type", "lr", "weight_decay")}
+
+FILE = ("data.path=x.csv", "data.target=y")
+SOURCES = [
+    (
+        "csv",
+        FILE,
+        "categorical drop encoding max_categories missing separator split_column target path val_path test_path",
+    ),
+    ("blobs", (), "classes examples noise features"),
+    ("waves", (), "tokens"),
+    ("image_folder", ("data.path=x",), "color image_size in_memory memory_limit_gb workers"),
+]
+MODEL_KEYS = {
+    "vit": "attention_dropout heads mlp_ratio patch_size pooling",
+    "resnet": "blocks bottleneck stages stem_kernel_size stem_padding stem_pool stem_stride stride",
+    "cnn": "padding",
+}
 
 
 def mistakes(cfg: DictConfig, *typed_keys: str) -> tuple[str, ...]:
@@ -145,7 +258,15 @@ def test_a_number_of_a_list_out_of_its_range_is_named(compose: Compose) -> None:
 
 @pytest.mark.parametrize("remedy", sorted({row[2] for row in RANGES}))
 def test_every_remedy_for_a_range_is_itself_accepted(compose: Compose, remedy: str) -> None:
+    group, _, _ = remedy.partition(".")
     part = {
+        **{f"data.{key}": [f"data={name}", *where] for name, where, keys in SOURCES for key in keys.split()},
+        **{f"model.{key}": [f"model={name}"] for name, keys in MODEL_KEYS.items() for key in keys.split()},
+        "init.gain": ["init=xavier_normal"],
+        "init.std": ["init=normal"],
+        **{f"init.{key}": ["init=pretrained", "init.path=x"] for key in ("path", "strict")},
+        "stochastic_depth": ["model=resnet"],
+        "trainer.strategy": ["trainer=ddp"],
         "model.kernel_size": ["model=cnn"],
         "optimizer.momentum": ["optimizer=momentum"],
         "scheduler.every_epochs": ["scheduler=step"],
@@ -172,10 +293,12 @@ def test_every_remedy_for_a_range_is_itself_accepted(compose: Compose, remedy: s
         "clipping.clip_value": ["clipping=value"],
     }
     key = remedy.split("=")[0]
+    part |= {key: ["augmentation=light"]} if group == "augmentation" else {}
     member = [f"regularization=[{key.split('.')[1]}]"] if key.startswith("regularization.") else []
     cfg = compose(*part.get(key, []), *member, remedy)
     validate(cfg, [key])
-    assert show(OmegaConf.select(cfg, key)) == _spaced(remedy.split("=")[1])
+    said = OmegaConf.select(cfg, key)
+    assert show(said) == _spaced(remedy.split("=")[1]) or said == parse([remedy])[0].value()
 
 
 def _spaced(value: str) -> str:
@@ -267,7 +390,8 @@ CONTRADICTIONS = [
     ),
     (
         "loss=mse",
-        "`loss` must fit the task, got loss=mse with classification. Try loss=cross_entropy or loss=focal or loss=hinge.",
+        "`loss` must fit the task, got loss=mse with classification. "
+        "Try loss=cross_entropy or loss=focal or loss=hinge.",
     ),
     (
         "data=diabetes loss=cross_entropy",

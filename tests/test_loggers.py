@@ -11,7 +11,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 
-from tunelab.loggers import Csv, TensorBoard, is_written, write
+from tunelab.loggers import Csv, Mlflow, TensorBoard, Wandb, is_written, write
 from tunelab.run import build
 
 SMALL = ("data=breast_cancer", "size=tiny", "epochs=2")
@@ -35,7 +35,7 @@ def _scalars(folder):
 
 def test_every_logger_file_builds_its_class(compose, tmp_path):
     kinds = {name: type(build(compose(f"logger=[{name}]").logger[name])(str(tmp_path))) for name in options("logger")}
-    assert kinds == {"csv": Csv, "tensorboard": TensorBoard}
+    assert kinds == {"csv": Csv, "mlflow": Mlflow, "tensorboard": TensorBoard, "wandb": Wandb}
 
 
 # ---- csv
@@ -235,7 +235,7 @@ def _table(folder):
 
 def test_the_hparams_tab_shows_the_knobs_and_the_real_objective_of_different_runs(fit):
     one, first = fit(*SMALL, "optimizer=adamw", "lr=0.002", "regularization=[l2]", "regularization.l2.strength=0.25")
-    two, second = fit(*SMALL, "optimizer=momentum", "optimizer.momentum=0.8", "model.normalization=batch")
+    two, second = fit(*SMALL, "optimizer=momentum", "lr=0.01", "optimizer.momentum=0.8", "model.normalization=batch")
     columns, metrics, runs = _table(first.parent)
     assert set(runs) == {first.name, second.name}
     # the union: a knob of one run alone has a column too
@@ -286,7 +286,8 @@ def test_metrics_are_due_at_the_interval_and_at_the_last_batch():
 
 def test_writing_puts_the_epoch_beside_the_metrics_in_the_csv_alone(tmp_path):
     loggers = [Csv(str(tmp_path)), TensorBoard(str(tmp_path))]
-    write(SimpleNamespace(loggers=loggers, current_epoch=3), {"a": 0.5}, 17)
+    write(SimpleNamespace(loggers=loggers, current_epoch=3, is_global_zero=True), {"a": 0.5}, 17)
+    write(SimpleNamespace(loggers=loggers, current_epoch=3, is_global_zero=False), {"a": 0.7}, 18)  # one record
     for logger in loggers:
         logger.save()
     assert _lines(tmp_path)[1:] == [["17", "3", "0.5"]]
