@@ -80,11 +80,9 @@ def _fractions(values: dict[str, Any]) -> Iterator[str]:
 
 def _fold(values: dict[str, Any]) -> Iterator[str]:
     number, _, folds = (values["fold"] or "0/5").partition("/")
-    if int(folds) < 2 or int(number) >= int(folds):
-        yield (
-            f"`fold` must be one of 0/k to k-1/k with k at least 2, got {values['fold']}. "
-            f"Try fold=0/{max(2, int(folds))}."
-        )
+    if not (number.isdecimal() and folds.isdecimal() and max(1, int(number)) < int(folds)):
+        several = folds if folds.isdecimal() and int(folds) > 1 else "5"
+        yield (f"`fold` must be one of 0/k to k-1/k with k at least 2, got {values['fold']}. Try fold=0/{several}.")
 
 
 def _table(values: dict[str, Any]) -> Iterator[str]:

@@ -60,7 +60,7 @@ class Init(Part):
 
     gain: Positive | None = Field(None, examples=["null"])
     std: Positive = Field(0.02, examples=[0.02])
-    path: str | None = Field(None, examples=["outputs/<name>/<time>"])
+    path: str | None = Field(None, examples=["outputs/my_run"])
     strict: bool = Field(True, examples=["false"])
 
 
@@ -232,7 +232,7 @@ class Recipe(BaseModel):
     dropout: Fraction = Field(examples=[0.2])
     label_smoothing: Fraction = Field(examples=[0.1])
     stochastic_depth: Fraction = Field(examples=[0.1])
-    fold: Annotated[str, Field(pattern=r"^\d+/\d+$")] | None = Field(examples=["0/5"])
+    fold: str | None = Field(examples=["0/5"])
     compile: bool = Field(examples=["true"])
     warmup_steps: Annotated[int, Field(ge=0)] = Field(examples=[100])
     warmup_fraction: Fraction = Field(examples=[0.05])
@@ -275,10 +275,12 @@ RULES = {
     "list_type": "be a list",
     "dict_type": "be a group of keys",
     "model_type": "be a group of keys",
+    "string_too_short": "be one character",
+    "string_too_long": "be one character",
     "literal_error": "be {expected}",
     "string_pattern_mismatch": "be a folder's name without a slash",
-    "too_short": "have {min_length} numbers",
-    "too_long": "have {max_length} numbers",
+    "too_short": "have {min_length} or more numbers",
+    "too_long": "have {max_length} or fewer numbers",
     "missing": "be given",
 }
 
