@@ -58,6 +58,19 @@ def local_files(data: str, folder: Path) -> list[str]:
     return [f"data.path='{path}'", "data.target=kind"]
 
 
+def companions(group: str, option: str, folder: Path) -> list[str]:
+    """The overrides without which an option cannot stand: a file, a service's folder, a part that reads its dial."""
+    if (group, option) == ("init", "pretrained"):
+        torch.save({"hidden1.bias": torch.ones(32)}, folder / "weights.pt")  # of the mlp at size tiny
+        return [f"init.path='{folder / 'weights.pt'}'", "init.strict=false"]
+    return {
+        ("model", "transformer"): ["data=breast_cancer"],
+        ("regularization", "stochastic_depth"): ["model=resnet"],
+        ("logger", "wandb"): ["logger.wandb.offline=true"],
+        ("logger", "mlflow"): [f"logger.mlflow.tracking_uri='sqlite:///{folder / 'mlflow.db'}'"],
+    }.get((group, option), local_files(option, folder) if group == "data" else [])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -82,7 +82,8 @@ def test_each_argument_that_is_no_override_has_its_own_sentence() -> None:
 
 
 def test_the_page_of_a_script_lists_its_own_dials(loader: ConfigLoader) -> None:
-    lines = [line.split() for line in catalogue.help_text(loader, "evaluate", ["part=val"], "evaluate", {}).splitlines()]
+    page = catalogue.help_text(loader, "evaluate", ["part=val"], "evaluate", {})
+    lines = [line.split() for line in page.splitlines()]
     assert ["run", "null"] in lines
     assert ["part", "val"] in lines
 

@@ -190,6 +190,10 @@ def complete(cfg: DictConfig) -> DictConfig:
         cfg.threads = cfg.threads or DEFAULT_THREADS
         cfg.objective_direction = cfg.objective_direction or direction(cfg)
         cfg.repeat = cfg.resume = None
+        for part, key in (("data", "path"), ("data", "val_path"), ("data", "test_path"), ("init", "path")):
+            named = cfg[part].get(key)
+            if named and Path(named).expanduser().exists():  # a record must hold wherever it is read
+                cfg[part][key] = str(Path(named).expanduser().absolute())
     OmegaConf.resolve(cfg)
     return cfg
 

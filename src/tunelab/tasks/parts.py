@@ -60,8 +60,10 @@ def check_kind(key: str, part: Any, spec: DataSpec, instead: str) -> None:
     kinds = getattr(target, "kinds", (spec.kind,))
     if spec.kind not in kinds:
         name = getattr(target, "__name__", type(target).__name__)
+        article = "an" if spec.kind == "image" else "a"
         raise ConfigError(
-            f"`{key}` must take the data's kind, got {name} for a {spec.kind}: it takes {' or '.join(kinds)}. {instead}"
+            f"`{key}` must take the data's kind, got {name} for {article} {spec.kind}: "
+            f"it takes {' or '.join(kinds)}. {instead}"
         )
 
 
