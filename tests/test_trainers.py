@@ -150,6 +150,20 @@ def test_the_last_incomplete_accumulation_is_not_lost(fit_with: Callable[..., An
     assert stepped == [3, 7, 8, 12, 16, 17]
 
 
+def test_the_last_incomplete_accumulation_is_the_mean_of_the_batches_that_it_has(
+    fit_with: Callable[..., Any],
+) -> None:
+    words = (*SMALL[:2], "optimizer=sgd", "lr=0.1", "scheduler=constant", "epochs=1", "data.shuffle=false")
+    words = (*words, "batch_size=16", "trainer.accumulate_grad_batches=4")
+    before = fit_with([], *words, "trainer.limit_train_batches=4")
+    after = fit_with([], *words, "trainer.limit_train_batches=5")
+    inputs, targets = before.data.parts["train"]
+    loss = before.task.train().compute_loss((inputs[64:80], targets[64:80]))[0]
+    gradients = torch.autograd.grad(loss, list(before.task.model.parameters()))
+    for first, second, gradient in zip(before.task.parameters(), after.task.parameters(), gradients, strict=True):
+        torch.testing.assert_close(first - 0.1 * gradient, second, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("scheduler", "form"),
     [("cosine", lambda step, total: 0.5 * (1 + math.cos(math.pi * step / total))), ("linear", lambda s, t: 1 - s / t)],
