@@ -104,7 +104,7 @@ def test_a_run_with_clipping_takes_steps_within_the_bound(option, bound, fit_wit
             self.sizes.append(_norm(moved) if option == "norm" else largest)
 
     steps = Steps()
-    overrides = ["optimizer=sgd", "lr=0.5", "scheduler=constant", "epochs=1", "size=tiny", "init=kaiming_normal"]
+    overrides = ["optimizer=sgd", "lr=2.0", "scheduler=constant", "epochs=1", "size=tiny", "init=kaiming_normal"]
     fit_with([steps], *overrides, f"clipping={option}", "callbacks=[]", "logger=[]")
     assert len(steps.sizes) == 23  # 1,437 training examples in batches of 64
     assert max(steps.sizes) == pytest.approx(bound, rel=1e-3)

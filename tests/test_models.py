@@ -661,12 +661,12 @@ def test_pooling_reads_the_class_token_or_the_mean_over_the_tokens():
     ],
 )
 def test_data_of_another_kind_is_refused_with_what_to_type(model, data, takes, fit):
-    kind = "image" if data == "digits" else "table"
+    kind = "an image" if data == "digits" else "a table"
     name = {"resnet": "ResNet", "vit": "ViT", "transformer": "Transformer"}[model]
     with pytest.raises(ConfigError) as caught:
         fit(f"model={model}", f"data={data}", "size=tiny", "epochs=1")
     assert str(caught.value) == (
-        f"`model` must take the data's kind, got {name} for a {kind}: it takes {takes}. Try model=mlp."
+        f"`model` must take the data's kind, got {name} for {kind}: it takes {takes}. Try model=mlp."
     )
 
 

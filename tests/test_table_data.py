@@ -613,7 +613,7 @@ def test_a_given_file_must_fit_the_training_file(source: Callable[..., Any], tmp
             "`fold` must not be given with data.val_path, got 0/5. Leave one of them out.",
         ),
         (["fold=5/5"], "`fold` must be one of 0/k to k-1/k with k at least 2, got 5/5. Try fold=0/5."),
-        (["fold=0/1"], "`fold` must be one of 0/k to k-1/k with k at least 2, got 0/1. Try fold=0/2."),
+        (["fold=0/1"], "`fold` must be one of 0/k to k-1/k with k at least 2, got 0/1. Try fold=0/5."),
         (
             ["data.split_column=part", "data.val_path=v.csv", "data.test_path=t.csv"],
             "`data.split_column` must not be given with data.val_path and data.test_path. Leave one of them out.",
