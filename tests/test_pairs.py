@@ -27,7 +27,7 @@ GROUPS = (
     *("activation", "augmentation", "callbacks", "clipping", "data", "debug", "init", "logger", "loss", "model"),
     *("optimizer", "profiler", "regularization", "scheduler", "size", "trainer"),
 )
-SEED, FAST_SHARE = 0, 5
+SEED, FAST_SHARE = 0, 10
 
 CHOICES: dict[str, list[str]] = {
     group: [option for option in options(group) if (group, option) not in LEFT_OUT] for group in GROUPS
@@ -124,7 +124,7 @@ def contradictory() -> list[Row]:
 
 
 def some(found: list[Row]) -> list[Any]:
-    """Every fifth as a test of the quick suite, the others as slow ones."""
+    """Every tenth as a test of the quick suite, the others as slow ones."""
     return [pytest.param(row, marks=() if i % FAST_SHARE == 0 else pytest.mark.slow) for i, row in enumerate(found)]
 
 
