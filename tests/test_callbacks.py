@@ -190,7 +190,10 @@ def _after(values, direction):
     for epoch, value in enumerate(values):
         trainer = SimpleNamespace(
             is_global_zero=True,
-            callback_metrics={"val/score": torch.tensor(value)}, loggers=[], current_epoch=epoch, global_step=epoch
+            callback_metrics={"val/score": torch.tensor(value)},
+            loggers=[],
+            current_epoch=epoch,
+            global_step=epoch,
         )
         objective.on_validation_end(trainer, None)
     return objective.best, objective.epoch

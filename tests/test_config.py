@@ -203,7 +203,7 @@ RANGES = [
     ("trainer.limit_val_batches=2.5", "be a whole number or be at most 1", "trainer.limit_val_batches=1.0"),
     (
         "trainer.precision=8",
-        "be '32-true', '64-true', '16-mixed', 'bf16-mixed', '16-true' or 'bf16-true'",
+        "be '32-true', '64-true', '16-mixed', 'bf16-mixed' or 'bf16-true'",
         "trainer.precision=bf16-mixed",
     ),
     ("model=resnet stochastic_depth=1", "be less than 1", "stochastic_depth=0.1"),

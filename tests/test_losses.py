@@ -290,3 +290,15 @@ def test_a_run_takes_its_weights_from_its_training_part(option, fit_with):
 def test_every_loss_of_classes_teaches_the_digits(option, fit):
     result, _ = fit(f"loss={option}", "epochs=5", "trainer.enable_progress_bar=false", "callbacks=[]", "logger=[]")
     assert result["test"]["test/accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("make", [CrossEntropy, Focal, Hinge])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0]])
+def test_the_mean_over_a_part_does_not_depend_on_how_it_is_cut(make, weights):
+    loss = make(class_weights=weights).eval()
+    scores, labels = torch.randn(30, 3), torch.arange(30) % 3
+    labels[:12] = 0  # so that the pieces weigh differently
+    pieces = list(zip(scores.split(7), labels.split(7), strict=True))
+    divisors = torch.tensor([float(loss.divisor(own)) for _, own in pieces])
+    losses = torch.stack([loss(own, targets) for own, targets in pieces])
+    torch.testing.assert_close((losses * divisors).sum() / divisors.sum(), loss(scores, labels))

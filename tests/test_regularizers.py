@@ -320,3 +320,9 @@ def test_all_regularizers_at_once_train_at_another_precision(precision, fit):
     result, _ = fit(*words, "regularization.early_stopping.patience=2", f"trainer.precision={precision}")
     assert (result["status"], result["steps"]) == ("finished", 3 * 2)
     assert math.isfinite(result["train_loss"])
+
+
+def test_penalties_spare_the_embeddings_that_weight_decay_spares():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+    assert L1(1.0).penalty(model).item() == pytest.approx(model[1].weight.abs().sum().item())
+    assert L2(1.0).penalty(model).item() == pytest.approx(model[1].weight.square().sum().item() / 2)

@@ -265,6 +265,29 @@ def test_a_finished_run_goes_on_with_more_epochs_in_its_folder(tmp_path: Path, f
     assert after[1 : 1 + len(until)] == until
 
 
+def test_a_longer_run_goes_on_at_the_lr_of_its_new_length(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    own = Throughput.on_train_batch_end
+
+    def noted(self: Throughput, trainer: Any, *rest: Any) -> None:
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        own(self, trainer, *rest)
+
+    monkeypatch.setattr(Throughput, "on_train_batch_end", noted)
+    assert typed(tmp_path, "resume=run", "epochs=12").folder == "run"
+    assert rates[0] == pytest.approx(0.0005, rel=0.02)  # half way down the cosine of twelve epochs; six had ended in zero
+
+
+def test_a_resume_does_not_ask_for_what_the_weights_began_with(tmp_path: Path) -> None:
+    torch.save({"hidden1.bias": torch.ones(32)}, tmp_path / "weights.pt")
+    words = ("init=pretrained", f"init.path='{tmp_path / 'weights.pt'}'", "init.strict=false", "size=tiny")
+    assert typed(tmp_path, *words, "epochs=2", "threads=1", "hydra.run.dir=run").folder == "run"
+    (tmp_path / "weights.pt").unlink()
+    assert typed(tmp_path, "resume=run", "epochs=3").folder == "run"
+
+
 def test_a_run_that_was_changed_on_the_way_is_not_repeated_but_begun_anew(tmp_path: Path, finished: Path) -> None:
     typed(tmp_path, "resume=run", "epochs=8")  # the first epochs followed another schedule than the last
     text = refused(typed(tmp_path, "repeat=run"), 1)

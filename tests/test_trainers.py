@@ -109,7 +109,7 @@ def test_bf16_mixed_learns_the_digits_and_keeps_its_weights_in_float32(fit: Fit)
 
 @pytest.mark.parametrize(
     ("precision", "dtype"),
-    [("64-true", torch.float64), ("bf16-true", torch.bfloat16), ("16-true", torch.float16)],
+    [("64-true", torch.float64), ("bf16-true", torch.bfloat16)],
 )
 def test_a_true_precision_is_that_of_the_weights(fit: Fit, precision: str, dtype: torch.dtype) -> None:
     result, folder = fit(*SMALL, "epochs=1", f"trainer.precision={precision}", "optimizer=sgd")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning import Callback
 from PIL import Image
 
 from tunelab.data.memory import EpochOrder, MemoryLoader
@@ -178,3 +179,16 @@ def test_an_interrupt_ends_the_run_and_its_workers_within_seconds(folder, tmp_pa
             return
         time.sleep(0.1)
     raise AssertionError("processes of the run are still alive")
+
+
+@pytest.mark.slow
+def test_recalibrating_batch_norms_starts_workers_once_and_not_in_each_epoch(fit_with, folder):
+    counts = []
+
+    class Count(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            counts.append(len(multiprocessing.active_children()))
+
+    words = ("data=image_folder", f"data.path='{folder}'", "data.in_memory=false", "data.workers=1", "model=cnn")
+    fit_with([Count()], *words, "size=tiny", "optimizer=schedule_free", "batch_size=8", "epochs=5")
+    assert max(counts) == counts[2] == counts[-1]

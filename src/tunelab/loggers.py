@@ -220,7 +220,7 @@ class Wandb(Logger):
                     id=before[-1].rsplit("-", 1)[1] if before else None,
                     resume="allow",
                     reinit="create_new",
-                    mode="offline" if self.offline else "online",
+                    mode="offline" if self.offline else None,
                     settings=wandb.Settings(quiet=True, silent=self.offline, console="off", init_timeout=30),
                 )
             except wandb.errors.Error as error:

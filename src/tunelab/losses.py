@@ -58,6 +58,10 @@ class ClassLoss(nn.Module):
         assert self.weight is not None or self.class_weights is None, "adapt comes first"
         return None if self.weight is None else self.weight.to(scores.dtype)
 
+    def divisor(self, labels: Tensor) -> Tensor | int:
+        """What a batch's mean is divided by: with it, the mean over a part does not depend on how it is cut."""
+        return len(labels) if self.weight is None else self.weight[labels].sum()
+
 
 class CrossEntropy(ClassLoss):
     """Cross-entropy whose label smoothing acts in training alone.
@@ -139,6 +143,9 @@ class Hinge(ClassLoss):
     def __init__(self, margin: float = 1.0, class_weights: str | Sequence[float] | None = None) -> None:
         super().__init__(class_weights)
         self.margin = margin
+
+    def divisor(self, labels: Tensor) -> int:
+        return len(labels)
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Args:

@@ -50,7 +50,8 @@ def build(node: Any, **keywords: Any) -> Any:
             raise cause from None
         first, *_ = str(cause).splitlines()
         key = str(error).rsplit("full_key: ", 1)[-1] if "full_key: " in str(error) else node.get("_target_", "")
-        raise ConfigError(f"`{key}` must be given arguments that it takes: {first}") from error
+        rule = "be importable" if isinstance(cause, ImportError) else "be given arguments that it takes"
+        raise ConfigError(f"`{key}` must {rule}: {first}") from error
 
 
 def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | None = None) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     first_step = check_resumable(checkpoint, cfg) if checkpoint else 0
 
     data: LightningDataModule = build(cfg.data)
-    task: LightningModule = build(cfg.task)
+    task: LightningModule = build(_resumed(cfg.task) if checkpoint else cfg.task)
     objective, throughput = Objective(cfg.objective, cfg.objective_direction), Throughput()
     leads = ranks.rank() == 0  # the only one that writes
     if leads:
@@ -109,6 +110,14 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
         if hasattr(logger, "close"):
             logger.close()
     return result
+
+
+def _resumed(task: DictConfig) -> DictConfig:
+    """The task of a run whose weights come from its checkpoint: what they began with may be gone."""
+    parts = dict(task)
+    if "init" in parts:
+        parts["init"] = {"_target_": "tunelab.inits.default", "_partial_": True}
+    return OmegaConf.create(parts)  # apart from the recipe, from which instantiate would take the old keys again
 
 
 def check_devices(cfg: DictConfig) -> None:

@@ -22,7 +22,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Direction = Literal["minimize", "maximize"]
-Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"]
+Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"]
 Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
 Limit = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
 

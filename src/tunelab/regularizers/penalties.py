@@ -1,4 +1,4 @@
-"""Penalties on the weights, added to the training loss; biases and norms are spared, as by weight decay."""
+"""Penalties on the weights, added to the training loss; biases, norms and embeddings are spared, as by weight decay."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have more than one dimension
+SPARED = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)  # norms may have more than one dimension
 
 
 def _weights(model: nn.Module) -> list[Tensor]:
-    """The trainable matrices and kernels, each once, but for those of norms; a lone zero if there are none."""
+    """The trainable matrices and kernels, each once, those of norms and embeddings left out; a lone zero for none."""
     found = {
         id(p): p
         for module in model.modules()
-        if not isinstance(module, NORMS)
+        if not isinstance(module, SPARED)
         for p in module.parameters(recurse=False)
         if p.requires_grad and p.ndim > 1
     }

@@ -99,8 +99,12 @@ def try_model(model: nn.Module, spec: DataSpec) -> None:
         ConfigError: Naming the shape that its outputs must have.
     """
     inputs = torch.zeros(2, *spec.input_shape)
-    with torch.no_grad(), evaluating(model):
-        outputs = call("model", model, inputs)
+    try:
+        with torch.no_grad(), evaluating(model):
+            outputs = model(inputs)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
+        first, *_ = str(error).splitlines() or [type(error).__name__]
+        raise ConfigError(f"`model` must take inputs of shape {tuple(inputs.shape)}, got an error: {first}.") from error
     if isinstance(outputs, Tensor) and outputs.shape != (2, spec.output_size):
         raise ConfigError(
             f"`model` must map inputs of shape {tuple(inputs.shape)} to outputs of shape {(2, spec.output_size)}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class ScoredWeights:
         self.averages = averages
         self.standing = False
         self._step = 0
+        self._batches: Iterable[Any] | None = None  # a loader of its own: that of the fit may be in the middle
 
     def after_batch(self, model: nn.Module, step: int, progress: float | None) -> None:
         """Takes note of the weights after a batch.
@@ -52,7 +54,8 @@ class ScoredWeights:
         for average in self.averages:
             average.swap(model)
         if switched or any(average.recalibrates and average.updates for average in self.averages):
-            _recalibrate(task.trainer, model)
+            self._batches = self._batches or task.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+            _recalibrate(task.trainer, model, self._batches)
 
     def step_back(self, task: LightningModule, model: nn.Module) -> None:
         """Puts the weights that train back into the model."""
@@ -77,11 +80,11 @@ class ScoredWeights:
             average.load_state_dict(own)
 
 
-def _recalibrate(trainer: Trainer, model: nn.Module) -> None:
+def _recalibrate(trainer: Trainer, model: nn.Module, loader: Iterable[Any]) -> None:
     """As a validation would meet the training inputs: at their precision, on the device."""
-    precision, data = trainer.precision_plugin, trainer.datamodule  # type: ignore[attr-defined]
+    precision = trainer.precision_plugin
     with precision.forward_context(), torch.random.fork_rng([]):  # a loader of the user's own may draw its order
-        batches = (trainer.strategy.batch_to_device(precision.convert_input(b)) for b in data.train_dataloader())
+        batches = (trainer.strategy.batch_to_device(precision.convert_input(b)) for b in loader)
         recalibrate(model, (inputs for inputs, _ in batches))
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from tunelab.errors import ConfigError, did_you_mean
@@ -208,6 +209,14 @@ class SupervisedTask(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        # a resumed run may be longer than it was: the lr in its checkpoint is that of the old length
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LambdaLR):
+            groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, lr, factor in groups:
+                group["lr"] = lr * factor(scheduler.last_epoch)
+
     # ---- a step
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -287,7 +296,8 @@ class SupervisedTask(LightningModule):
     def _evaluate(self, batch: Batch, part: str) -> None:
         loss, outputs = self.compute_loss(batch)
         mean_loss, metrics = self.evaluation[part]
-        mean_loss.update(loss, weight=len(batch[1]))
+        divisor = getattr(self.loss, "divisor", len)
+        mean_loss.update(loss, weight=divisor(batch[1]))
         metrics.update(*self.metric_inputs(outputs, batch[1]))
 
     def _log_evaluation(self, part: str) -> None:
