@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -114,6 +116,11 @@ def test_an_unknown_option_is_refused_with_those_of_its_folder_and_the_nearest(t
         ("optimiser=sgd", "`optimiser` must be a key of the recipe, got optimiser. Did you mean optimizer?"),
         ("model.widht=8", "`model.widht` must be a key of model, got widht. Did you mean model.width?"),
         ("betas=[0.9,0.98]", "`betas` must be a key of the recipe, got betas. Did you mean optimizer.betas?"),
+        ("learning_rate=0.1", "`learning_rate` must be a key of the recipe, got learning_rate. Did you mean lr?"),
+        ("data.Val_Fraction=0.1", "got Val_Fraction. Did you mean data.val_fraction or data.test_fraction?"),
+        ("model=MLP", "got MLP. Did you mean mlp?"),
+        ("activation=ReLU", "got ReLU. Did you mean relu or prelu or elu?"),
+        ("optimizer=adamm", "got adamm. Did you mean adam or adamw or "),
         ("task.optimizer.epss=1", "must be set where it stands, not in a copy. Write optimizer.epss instead."),
         ("xyzzy=1", "`xyzzy` must be a key of the recipe, got xyzzy. See --help for what there is."),
         ("+xyzzy=1", "`xyzzy` must be a key of the recipe; no part reads it."),
@@ -195,6 +202,54 @@ def test_a_group_of_nothing_chosen_may_be_said_to_be_nothing(
 def test_a_part_that_every_run_needs_cannot_be_left_out(tmp_path: Path, argument: str) -> None:
     group = re.sub(r"\W|null", "", argument)
     assert f"`{group}" in refused(typed(tmp_path, argument), 1)
+
+
+@pytest.mark.parametrize("argument", ["~logger", "logger=null", "logger=none", "callbacks=null", "~regularization"])
+def test_none_of_a_group_that_takes_several_is_written_in_brackets(tmp_path: Path, argument: str) -> None:
+    group = re.sub(r"\W|null|none", "", argument)
+    assert refused(typed(tmp_path, argument), 2).strip() == (
+        f"`{argument}` must be a list of options. For none of them type {group}=[]."
+    )
+
+
+def test_several_of_a_group_that_takes_several_are_written_in_brackets(tmp_path: Path) -> None:
+    assert refused(typed(tmp_path, "regularization=dropout,mixup"), 2).strip() == (
+        "`regularization=dropout,mixup` must have one value, or be searched: type 'regularization=[dropout,mixup]', "
+        "in quotes, for all of them in one run, or add -m for a run of each."
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--lr", "0.1"), "`--lr` must be written without dashes: write lr=0.1."),
+        (("--lr=0.1", "size=tiny"), "`--lr=0.1` must be written without dashes: write lr=0.1."),
+        (("--batch-size", "32"), "`--batch-size` must be written without dashes: write batch_size=32."),
+        (("--name", "my run"), "`--name` must be written without dashes: write name='my run'."),
+        (("--verbose", "size=tiny"), "`--verbose` must be written without dashes: write verbose=<value>."),
+        (("lr", "=", "0.1"), "`lr = 0.1` must be one word: write lr=0.1 without blanks."),
+        (("size=tiny", "lr=", "0.1"), "`lr= 0.1` must be one word: write lr=0.1 without blanks."),
+        (("lr", "=0.1"), "`lr =0.1` must be one word: write lr=0.1 without blanks."),
+    ],
+)
+def test_the_way_of_other_programs_is_refused_with_ours(tmp_path: Path, words: tuple[str, ...], sentence: str) -> None:
+    assert sentence in refused(typed(tmp_path, *words), 2)
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        (
+            'parameter_groups.rules={match: "head.*", lr: 0.1}',
+            '`parameter_groups.rules` must be a list, got {match: "head.*", lr: 0.1}. '
+            "Write it in brackets: 'parameter_groups.rules=[{match: \"head.*\", lr: 0.1}]'.",
+        ),
+        ("trainer=[1]", "`trainer` must be one option, got 1."),
+        ("parameter_groups=[1]", "`parameter_groups` must be a group of keys, got [1]. Set them one by one: "),
+    ],
+)
+def test_a_list_in_the_place_of_keys_and_the_reverse_are_refused(tmp_path: Path, argument: str, sentence: str) -> None:
+    assert sentence in refused(typed(tmp_path, argument), 2)
 
 
 # ---- what is printed
@@ -371,6 +426,16 @@ def test_files_of_data_that_are_swept_stay_apart(tmp_path: Path) -> None:
         (tmp_path / name).write_text("a,b\n1,2\n")
     text = refused(typed(tmp_path, "data=csv", "data.path=a.csv,b.csv", "data.target=b"), 2)
     assert "`data.path=a.csv,b.csv` must have one value, or be searched: add -m for a run of each." in text
+
+
+def test_the_recipe_of_a_run_that_was_resumed_is_said_as_a_shell_takes_it(tmp_path: Path, run_folder: Path) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    record = json.loads((run_folder / "run.json").read_text())
+    words = ["name=it's mine", "regularization=[l1,dropout]", 'parameter_groups.rules=[{match: "head.*", lr: 0.1}]']
+    record |= {"overrides": words, "resumes": [{"overrides": ["epochs=2"]}]}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    text = refused(typed(tmp_path, "repeat=run"), 1)
+    assert shlex.split(text.split("type: ")[1]) == ["python", "train.py", *words]
 
 
 def test_a_failed_resume_leaves_the_resumed_folder_as_it_was(tmp_path: Path) -> None:

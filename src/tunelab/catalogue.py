@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -12,11 +11,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
 from tunelab.config import MEMBER_GROUPS, plain
-from tunelab.errors import ConfigError, did_you_mean, show
+from tunelab.errors import ConfigError, closest, did_you_mean, show
+
+ALSO_CALLED = {
+    **dict.fromkeys(("learning_rate", "learningrate", "rate", "eta"), "lr"),
+    **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs"), "epochs"),
+    **dict.fromkeys(("bs", "batch"), "batch_size"),
+    **dict.fromkeys(("wd", "l2_penalty"), "weight_decay"),
+}
+"""What other programs call our dials."""
 
 
 def groups(loader: ConfigLoader, parent: str = "") -> dict[str, list[str]]:
@@ -63,6 +70,11 @@ def is_group(override: Override, known: dict[str, list[str]]) -> bool:
     return override.key_or_group in known
 
 
+def takes_several(override: Override) -> bool:
+    """Whether an override is of a group of which several options are chosen at once."""
+    return override.key_or_group in MEMBER_GROUPS
+
+
 def chosen(override: Override) -> list[str]:
     """The options that a group override names: one, several of a list group, or the choices of a sweep."""
     value = override.value()
@@ -75,18 +87,21 @@ def chosen(override: Override) -> list[str]:
     return [str(v) for v in values if v is not None]
 
 
-def refuse_list(override: Override) -> None:
-    """Refuses several options of a group that takes one.
+def refuse_number(override: Override, known: dict[str, list[str]]) -> None:
+    """Refuses several options of a group that takes one, and none, but for brackets, of one that takes several.
 
     Raises:
-        ConfigError: Naming the groups that take several.
+        ConfigError: Naming the groups that take several, or saying how none of them is written.
     """
-    value = override.value()
-    if isinstance(value, list) and override.key_or_group not in MEMBER_GROUPS:
+    value, group = override.value(), override.key_or_group
+    nothing = override.is_delete() or value is None or (value == "none" and "none" not in known[group])
+    if takes_several(override) and nothing:
+        raise ConfigError(f"`{override.input_line}` must be a list of options. For none of them type {group}=[].")
+    if isinstance(value, list) and not takes_several(override):
         raise ConfigError(
-            f"`{override.key_or_group}` must be one option, got {len(value)}. "
+            f"`{group}` must be one option, got {len(value)}. "
             f"Only {', '.join(MEMBER_GROUPS)} take several. To run each, write "
-            f"-m {override.key_or_group}={','.join(map(str, value))}."
+            f"-m {group}={','.join(map(str, value))}."
         )
 
 
@@ -120,7 +135,23 @@ def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) 
         cfg = loader.load_configuration(config_name, good, RunMode.RUN)
     except (HydraException, YAMLError):
         return
-    yield from unknown_keys(cfg, [o for o in overrides if not is_group(o, known)], known)
+    values = [o for o in overrides if not is_group(o, known)]
+    yield from unknown_keys(cfg, values, known)
+    yield from _other_containers(cfg, values)
+
+
+def _other_containers(cfg: DictConfig, overrides: list[Override]) -> Iterator[str]:
+    """A sentence for each value that is a list where keys stand, or keys where a list stands."""
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        there = OmegaConf.select(cfg, key, throw_on_missing=False)
+        typed = str(override.input_line).partition("=")[2]
+        if isinstance(there, ListConfig) and isinstance(value, dict):
+            yield f"`{key}` must be a list, got {typed}. Write it in brackets: '{key}=[{typed}]'."
+        elif isinstance(there, DictConfig) and isinstance(value, list):
+            keys = [f"{key}.{name!s}" for name in there if not str(name).startswith("_")]
+            remedy = f"Set them one by one: {', '.join(keys)}." if keys else f"Add them one by one: +{key}.<key>=…"
+            yield f"`{key}` must be a group of keys, got {typed}. {remedy}"
 
 
 def unknown_keys(cfg: DictConfig, overrides: list[Override], known: dict[str, list[str]]) -> Iterator[str]:
@@ -149,7 +180,8 @@ def _unknown_key(key: str, raw: Any, known: dict[str, list[str]]) -> Iterator[st
             here = [str(name) for name in node if not str(name).startswith("_")] if isinstance(node, dict) else []
             elsewhere = [] if parent else _homes(step, raw)
             outer = [] if parent else [group for group in known if "/" not in group]
-            close = get_close_matches(step, list(dict.fromkeys([*here, *outer])), n=3)
+            also = [] if parent else [name for name in [ALSO_CALLED.get(step.lower())] if name in here]
+            close = also or closest(step, [*here, *outer])
             if meant := elsewhere or [f"{prefix}{name}" for name in close]:
                 remedy = f" Did you mean {' or '.join(meant)}?"
             else:

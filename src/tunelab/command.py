@@ -32,7 +32,15 @@ from tunelab.config import plain, validate
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.folder import RunFolder, claim
 from tunelab.job import COMMAND_VARIABLE, program, train_job
-from tunelab.overrides import CommandLineError, quote_path, quoted, recorded_overrides
+from tunelab.overrides import (
+    CommandLineError,
+    quote_path,
+    quoted,
+    recorded_overrides,
+    refuse_blanks,
+    refuse_dashes,
+    refuse_sweeps,
+)
 from tunelab.schema import range_mistakes
 from tunelab.whitelist import whitelist
 
@@ -130,7 +138,9 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
     Rewrites sys.argv where Hydra is to be told more than the user typed.
     """
     sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
-    flags = get_args_parser().parse_intermixed_args(sys.argv[1:])
+    flags, options = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
+    refuse_dashes(sys.argv[1:], options)
+    refuse_blanks(flags.overrides)
     if flags.hydra_help or flags.shell_completion or flags.info or flags.experimental_rerun:
         return
     if flags.config_path:
@@ -144,7 +154,7 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
     try:
         overrides = _typed_overrides(name, flags.overrides)
         if not flags.multirun:
-            _refuse_sweeps(overrides)
+            refuse_sweeps(overrides)
         added = recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         if flags.help:
@@ -215,7 +225,7 @@ def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
         known = catalogue.groups(_loader())
         for position, override in enumerate(overrides):
             if catalogue.is_group(override, known):
-                catalogue.refuse_list(override)
+                catalogue.refuse_number(override, known)
                 if override.value() is None and not override.is_delete():
                     left_out = f"~{override.key_or_group}"
                     sys.argv[sys.argv.index(str(override.input_line))] = left_out
@@ -244,14 +254,6 @@ def _compose(config_name: str, arguments: list[str], typed: list[Override]) -> D
             f"{config_name}.yaml, give yours another name, such as my_{config_name}.yaml, and say it to "
             f'tunelab.main(config_name="my_{config_name}").'
         ) from None
-
-
-def _refuse_sweeps(overrides: list[Override]) -> None:
-    swept = [o.input_line for o in overrides if o.is_sweep_override()]
-    if swept:
-        raise CommandLineError(
-            *(f"`{line}` must have one value, or be searched: add -m for a run of each." for line in swept)
-        )
 
 
 def _check_experiment_lr(config_name: str, overrides: list[Override], arguments: list[str], cfg: DictConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from typing import Any
 
 MOST_LINES = 8
@@ -26,8 +26,25 @@ class ConfigError(Exception):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence with the closest known words, or an empty string."""
-    close = get_close_matches(word, list(dict.fromkeys(known)), n=3, cutoff=0.6)
+    close = closest(word, known)
     return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def closest(word: str, known: Iterable[str]) -> list[str]:
+    """Up to three known words that are like one, whatever their case; of equally close ones those that begin like it.
+
+    Args:
+        word: What was typed.
+        known: What might have been meant.
+    """
+    typed = word.casefold()
+    near: list[tuple[float, bool, str]] = []
+    for name in dict.fromkeys(known):
+        other = name.casefold()
+        likeness = SequenceMatcher(None, other, typed).ratio()
+        if likeness >= 0.6:
+            near.append((-likeness, other[:3] != typed[:3], name))
+    return [name for _, _, name in sorted(near)[:3]]
 
 
 def show(value: Any) -> str:

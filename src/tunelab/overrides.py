@@ -30,6 +30,68 @@ def quote_path(argument: str) -> str:
     return argument if has_quotes else f"{key}={quoted(Path(value).expanduser() if value.startswith('~') else value)}"
 
 
+def refuse_dashes(arguments: list[str], unknown: list[str]) -> None:
+    """Refuses `--lr 0.1` with how it is written.
+
+    Args:
+        arguments: What was typed.
+        unknown: The options among it that are none of Hydra's.
+
+    Raises:
+        CommandLineError: With a sentence for each of them.
+    """
+    mistakes = []
+    for option in unknown:
+        key, equals, value = option.lstrip("-").partition("=")
+        key = key.replace("-", "_")
+        following = arguments[arguments.index(option) + 1 :][:1]
+        if not equals and following and "=" not in following[0] and not following[0].startswith("--"):
+            value = following[0]
+        remedy = f"write {key}={shlex.quote(value) if value else '<value>'}"
+        mistakes.append(f"`{option}` must be written without dashes: {remedy}. For the options there are type --help.")
+    if mistakes:
+        raise CommandLineError(*mistakes)
+
+
+def refuse_blanks(arguments: list[str]) -> None:
+    """Refuses `lr = 0.1`, which a shell makes several arguments of.
+
+    Raises:
+        CommandLineError: With the same in one word.
+    """
+    words, mistakes = list(arguments), []
+    for position, word in enumerate(words):
+        before, after = words[position - 1] if position else "", next(iter(words[position + 1 :]), "")
+        apart = [word]
+        if word.startswith("=") and before and "=" not in before:
+            apart.insert(0, before)
+        if word.endswith("=") and word.count("=") == 1 and after and "=" not in after:
+            apart.append(after)
+        if len(apart) > 1:
+            mistakes.append(
+                f"`{' '.join(apart)}` must be one word: write {shlex.quote(''.join(apart))} without blanks."
+            )
+    if mistakes:
+        raise CommandLineError(*mistakes)
+
+
+def refuse_sweeps(overrides: list[Override]) -> None:
+    """Refuses several values of a key in a single run.
+
+    Raises:
+        CommandLineError: With a sentence for each, which says what brackets do where a group takes several.
+    """
+    mistakes = []
+    for override in (o for o in overrides if o.is_sweep_override()):
+        remedy = "add -m for a run of each"
+        if catalogue.takes_several(override):
+            together = f"{override.key_or_group}=[{','.join(dict.fromkeys(catalogue.chosen(override)))}]"
+            remedy = f"type '{together}', in quotes, for all of them in one run, or {remedy}"
+        mistakes.append(f"`{override.input_line}` must have one value, or be searched: {remedy}.")
+    if mistakes:
+        raise CommandLineError(*mistakes)
+
+
 def quoted(value: str | Path) -> str:
     """A text in Hydra's quotes, where a backslash counts only before a quote."""
     text = re.sub(r'(\\*)"', r'\1\1\\"', str(value))
@@ -50,9 +112,10 @@ def recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
         run = RunFolder.find(given["repeat"], "repeat")
         refused = [str(o.input_line) for o in others if o.key_or_group != "name"]
         if any("overrides" in resume for resume in run.record.get("resumes", [])):
+            anew = shlex.join([*program().split(), *run.record["overrides"]])
             raise ConfigError(
                 f"`repeat` must name a run of one recipe, but {given['repeat']} was changed when it was resumed. "
-                f"To begin anew with what it ended with, type: {' '.join([program(), *run.record['overrides']])}"
+                f"To begin anew with what it ended with, type: {anew}"
             )
         if refused:
             change = shlex.join([*program().split(), *run.record["overrides"], *refused])
