@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime
 import re
+import subprocess
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tunelab.data.columns import encode, fit_columns
+from tunelab.data.values import typed_list
 from tunelab.errors import ConfigError
 from tunelab.spec import Column, DataSpec
 
@@ -189,7 +192,7 @@ def test_a_missing_date_is_the_median_time_and_no_place_in_any_cycle() -> None:
     assert column.features[-1] == "x is missing"
     assert column.fill == datetime.datetime(2024, 3, 5, tzinfo=datetime.UTC).timestamp()
     assert inputs[1].tolist() == [inputs[2, 0], 0, 0, 0, 0, 1]
-    assert column.note == "date as seconds, month, weekday, 1 missing -> median 2024-03-05 00:00:00"
+    assert column.note == "date as seconds, month, weekday, 1 missing -> median 2024-03-05"
 
 
 def test_a_day_and_month_that_could_be_either_is_read_with_the_month_first_and_said_so() -> None:
@@ -235,6 +238,40 @@ def test_a_constant_with_gaps_keeps_the_input_that_says_so() -> None:
 def test_whole_numbers_that_are_all_different_are_kept_with_a_hint() -> None:
     column, _ = only(np.arange(30))
     assert column.note == "number (every value is different: if it only names the row, data.drop=[x])"
+
+
+def test_texts_of_which_more_than_half_differ_are_kept_with_what_leaves_them_out() -> None:
+    texts = [f"t{i}" for i in range(19)] + ["again"] * 11
+    assert only(texts)[0].note == "20 categories of 30 rows, one-hot (data.drop=[x] leaves it out)"
+    column, _ = only(texts, max_categories=5)
+    assert column.note == "20 categories of 30 rows, one-hot for the 5 most frequent (data.drop=[x] leaves it out)"
+    assert only(texts[:10] + texts[-10:])[0].note == "11 categories, one-hot"  # too few rows to tell
+    assert only([f"t{i % 15}" for i in range(30)])[0].note == "15 categories, one-hot"  # half, and no more
+    assert only(texts, categorical=["x"])[0].note == "20 categories, one-hot"  # asked for
+
+
+@pytest.mark.parametrize(
+    "name", ["id", "my id", "it's", 'the "id"', "back\\", "Preis\n(EUR)", "Größe\n'in'\tm", "1", "null", "a,b"]
+)
+def test_a_list_to_type_means_the_same_to_a_shell_and_hydra(name: str) -> None:
+    typed = typed_list("data.drop", [name, "other"])
+    assert typed.isprintable()
+    received = subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, check=True).stdout.decode()
+    override = OverridesParser.create().parse_override(received)
+    assert (override.key_or_group, override.value()) == ("data.drop", [name, "other"])
+
+
+def test_a_name_with_a_line_break_is_told_on_one_line() -> None:
+    train = pd.DataFrame({"Preis\n(EUR)": ["1.5", "k.A.", *["2"] * 18], "b": np.arange(20)})
+    with pytest.raises(ConfigError) as caught:
+        fitted(train)
+    assert str(caught.value) == (
+        "`data.path` must have finite numbers in 'Preis\\n(EUR)', got k.A. in row 2. Mend the file, or leave the "
+        """column out by $'data.drop=["Preis\\n(EUR)"]'; for codes write $'data.categorical=["Preis\\n(EUR)"]'. If k.A. """
+        "means a missing value, write 'data.missing=[\"k.A.\"]'."
+    )
+    with pytest.raises(ConfigError, match=re.escape(r"1 is missing: 'Preis\n(EUR)'.")):
+        encode(train[["b"]], fitted(train, missing=["k.A."]))
 
 
 def test_a_table_of_nothing_to_learn_from_is_refused() -> None:

@@ -210,7 +210,12 @@ def saved(tmp_path, **columns):
             {"text": ["good", "bad"] * 20, "n": [1, 2] * 20, "label": ["a", "b"] * 20},
             ["data.target_column=label"],
             "`data.feature_columns` must name columns of numbers beside the target label, got text (string). "
-            "Try data.feature_columns=[n].",
+            "Try data.feature_columns=[n], or data=parquet or data=csv, which take texts and dates too.",
+        ),
+        (
+            {"text": ["good", "bad"] * 20, "n (cm)": [1, 2] * 20, "label": ["a", "b"] * 20},
+            ["data.target_column=label"],
+            """Try 'data.feature_columns=["n (cm)"]', or data=parquet""",
         ),
         ({"n": [1, 2] * 20}, [], "`data.target_column` must be given, for no column of"),
         ({"n": [1, 2] * 20, "label": [0, 1] * 20}, ["data.target_column=lable"], "got lable. Did you mean label?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import tunelab
 from tunelab.config import validate
 from tunelab.data.splits import split, train_each_class
 from tunelab.errors import ConfigError
+from tunelab.predictor import read_rows
 from tunelab.run import build
 
 Compose = Callable[..., DictConfig]
@@ -253,8 +255,52 @@ def test_the_separator_is_found_in_the_header(source: Callable[..., Any], separa
     expected = source(table())
     text = table().to_csv(index=False, sep=separator, decimal="," if separator == ";" else ".")
     found = source(text)
-    assert found.spec == expected.spec
+    columns = tuple(replace(column, decimal_comma=separator == ";") for column in expected.spec.columns)
+    assert found.spec == replace(expected.spec, columns=columns)
     assert torch.equal(found.parts["train"][0], expected.parts["train"][0])
+
+
+def german(number: float) -> str:
+    """1234567.5 as 1.234.567,50."""
+    return f"{number:,.2f}".translate(str.maketrans(",.", ".,"))
+
+
+def test_numbers_with_points_for_thousands_and_a_decimal_comma_are_numbers(source: Callable[..., Any]) -> None:
+    values = np.random.default_rng(0).lognormal(8, 4, 200).round(2)
+    assert values.max() > 1e6
+    frame = pd.DataFrame({"price": values, "y": list("ab") * 100})
+    expected = source(frame)
+    found = source(frame.assign(price=[german(value) for value in values]).to_csv(index=False, sep=";"))
+    assert found.spec.columns == (replace(expected.spec.columns[0], decimal_comma=True),)
+    assert torch.equal(found.parts["train"][0], expected.parts["train"][0])
+
+
+@pytest.mark.parametrize("wrong", ["31.13,15", "3.1134,15", "0.311,15", "3..113,15"])
+def test_points_that_are_not_before_each_three_digits_make_no_number(source: Callable[..., Any], wrong: str) -> None:
+    data = source("x;y\n" + f"{wrong};a\n1,5;b\n" * 10)
+    assert data.spec.columns[0].categories == tuple(sorted(["1,5", wrong]))
+
+
+@pytest.mark.parametrize("name", ["price", "Preis\n(EUR)"])
+def test_a_decimal_comma_is_seen_beside_texts_that_mean_missing(
+    source: Callable[..., Any], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    values = [f"{300 + i},00" for i in range(16)] + ["k.A."] * 4
+    text = f'"{name}";y\n' + "".join(f"{value};{y}\n" for value, y in zip(values, "ab" * 10, strict=True))
+    spec = source(text, "data.missing=[k.A.]", "data.val_fraction=0", "data.test_fraction=0").spec
+    assert (spec.columns[0].kind, spec.columns[0].fill, spec.raw_names) == ("number", 307.5, (name,))
+    shown = name if name == "price" else repr(name)
+    assert f"  {shown}: number, 4 missing -> median 307.5" in caplog.messages
+
+
+def test_a_column_keeps_its_decimal_comma_in_rows_that_show_none(source: Callable[..., Any], tmp_path: Path) -> None:
+    data = source("x;y\n" + "1.500,5;a\n2,5;b\nk.A.;a\n" * 10, "data.missing=[k.A.]")
+    (tmp_path / "rows.csv").write_text("x;other\n3.113;1\nk.A.;1\n2.000;1\n")
+    read = read_rows(str(tmp_path / "rows.csv"), spec=data.spec)
+    assert read["x"].tolist() == ["3113", "k.A.", "2000"]
+    (tmp_path / "rows.csv").write_text("x;other\n3.113;1\n3.5;1\n")  # written with points
+    assert read_rows(str(tmp_path / "rows.csv"), spec=data.spec)["x"].tolist() == ["3.113", "3.5"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
@@ -470,7 +516,11 @@ def test_a_file_that_does_not_exist_is_refused_with_what_was_meant(compose: Comp
         "`data.path` must be a csv file, got house.csv, which does not exist. Did you mean houses.csv?"
     )
     data = build(compose("data=csv", f"data.path={tmp_path}", "data.target=y").data)
-    with pytest.raises(ConfigError, match="which is a folder"):
+    with pytest.raises(ConfigError, match="which is a folder") as caught:
+        data.setup("fit")
+    assert told(caught, tmp_path).endswith("which is a folder. Did you mean houses.csv?")
+    data = build(compose("data=parquet", f"data.path={tmp_path}", "data.target=y").data)
+    with pytest.raises(ConfigError, match=r"which is a folder\. No file in it ends in \.parquet\."):
         data.setup("fit")
 
 
@@ -592,7 +642,7 @@ def test_a_given_file_must_fit_the_training_file(source: Callable[..., Any], tmp
         "part alone. Leave those rows out, or give the training part some of them.",
         "color,x,y\nr,1,a\ng,big,b\n": "`data.val_path` must have finite numbers in x, got big in row 2. Mend the "
         "file, or leave the column out by data.drop=[x]; for codes write data.categorical=[x]. If big means a missing "
-        "value, write 'data.missing=[\"big\"]'.",
+        "value, write data.missing=[big].",
     }.items():
         given.write_text(rows)
         with pytest.raises(ConfigError) as caught:

@@ -95,18 +95,28 @@ class Predictor:
         return values
 
 
-def read_rows(path: str, *, separator: str | None = None, encoding: str = "utf-8") -> pd.DataFrame:
+def read_rows(
+    path: str, *, separator: str | None = None, encoding: str = "utf-8", spec: DataSpec | None = None
+) -> pd.DataFrame:
     """Raw rows of a csv or, by its ending, a parquet file, as `Predictor.predict` takes them.
 
     Args:
         path: The file.
         separator: Between the values of a csv; by default what its header has most of.
         encoding: Of a csv.
+        spec: That of the model, which knows how the numbers of a csv are written and what means a missing value.
 
     Raises:
         ConfigError: If it cannot be read.
     """
-    return read_file(path, "input", separator=separator, encoding=encoding)
+    return read_file(
+        path,
+        "input",
+        separator=separator,
+        encoding=encoding,
+        missing=spec.missing if spec else (),
+        decimal_comma=[column.name for column in spec.columns if column.decimal_comma] if spec else (),
+    )
 
 
 def load(folder: str | Path, checkpoint: str = "best") -> Predictor:

@@ -25,6 +25,7 @@ class Column:
         categories: The values with an input of their own; the rare and unseen ones are zero in all of them.
         date_format: How dates are written as text, such as %d.%m.%Y, or ISO8601.
         cycles: Which of month, weekday and hour of a date have a sine and a cosine.
+        decimal_comma: Whether the file had its numbers as 3.113,15.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column:
     categories: tuple[str, ...] = ()
     date_format: str = "ISO8601"
     cycles: tuple[str, ...] = ()
+    decimal_comma: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:

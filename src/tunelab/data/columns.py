@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunelab.data.values import Array, clean, date_format, first_of, in_order, phases, seconds, to_numbers, to_texts
+from tunelab.data.values import (
+    NUMBERS_FROM,
+    Array,
+    clean,
+    date_format,
+    first_of,
+    in_order,
+    on_one_line,
+    phases,
+    seconds,
+    to_numbers,
+    to_texts,
+    typed_list,
+)
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.spec import Column, DataSpec
 
@@ -20,8 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tunelab")
 
-NUMBERS_FROM = 0.9
-"""A column of texts of which at least this share are numbers holds numbers; the others are mistakes, and said so."""
+MANY_ROWS = 20
+"""From more rows than these, a value of its own for nearly each tells that a column may only name the row."""
 
 
 # ---- fitting
@@ -55,7 +68,7 @@ def fit_columns(
     if not any(column.features for column in columns):
         raise ConfigError(
             f"`{key}` must have a column to learn from beside the target, but "
-            + ("; ".join(f"{c.name} is {c.note}" for c in columns[:3]) or "there is no other")
+            + ("; ".join(f"{on_one_line(c.name)} is {c.note}" for c in columns[:3]) or "there is no other")
             + "."
         )
     means, stds = [], []
@@ -90,7 +103,7 @@ def _why_dropped(known: pd.Series[Any], *, gaps: int, name: str) -> str:
     if known.dtype == object and known.map(lambda value: isinstance(value, (list, dict, bytes, np.ndarray))).any():
         return "its values are neither numbers nor texts nor dates"
     if not gaps and known.nunique() == 1:
-        return f"every value is {known.iloc[0]}"
+        return f"every value is {on_one_line(known.iloc[0])}"
     if re.fullmatch(r"Unnamed: \d+", name):
         return "it has no name in the header"
     return ""
@@ -100,8 +113,8 @@ def _fit_number(values: pd.Series[Any], column: Column, key: str) -> Fitted:
     numbers = _numbers(values, key)
     known = numbers[~np.isnan(numbers)]
     note = "number"
-    if len(known) > 20 and len(np.unique(known)) == len(known) and (known == np.rint(known)).all():
-        note += f" (every value is different: if it only names the row, data.drop=[{column.name}])"
+    if len(known) > MANY_ROWS and len(np.unique(known)) == len(known) and (known == np.rint(known)).all():
+        note += f" (every value is different: if it only names the row, {typed_list('data.drop', [column.name])})"
     return _fill(numbers, replace(column, note=note), as_text=f"{np.median(known):g}")
 
 
@@ -112,7 +125,7 @@ def _fit_date(values: pd.Series[Any], column: Column) -> Fitted:
     note = f"date as {', '.join(['seconds', *varying])}"
     if column.date_format != "ISO8601":
         note += f", read as {column.date_format}"
-    median = str(np.datetime64(int(np.median(known)), "s")).replace("T", " ")
+    median = str(np.datetime64(int(np.median(known)), "s")).replace("T", " ").removesuffix(" 00:00:00")
     return _fill(times, replace(column, note=note, cycles=tuple(varying)), as_text=median)
 
 
@@ -133,10 +146,14 @@ def _fit_category(known: pd.Series[Any], column: Column, max_categories: int, li
         return Column(column.name, "dropped", "dropped, every value is different")
     frequent = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:max_categories]
     names = tuple(in_order(str(text) for text, _ in frequent))
-    note = f"{len(counts):,} categories, one-hot"
+    nearly_all_differ = not listed and len(known) > MANY_ROWS and 2 * len(counts) > len(known)
+    note = f"{len(counts):,} categories{f' of {len(known):,} rows' if nearly_all_differ else ''}, one-hot"
     if len(counts) > len(names):
         note += f" for the {len(names)} most frequent"
-    return replace(column, categories=names, note=note + (", and one for missing" if column.has_missing else ""))
+    note += ", and one for missing" if column.has_missing else ""
+    if nearly_all_differ:
+        note += f" ({typed_list('data.drop', [column.name])} leaves it out)"
+    return replace(column, categories=names, note=note)
 
 
 # ---- encoding
@@ -164,7 +181,9 @@ def encode(frame: pd.DataFrame, spec: DataSpec, key: str = "input") -> NDArray[n
             f"It needs {first_of(spec.raw_names)}."
         )
     if repeated := [name for name in spec.raw_names if names.count(name) > 1]:
-        raise ConfigError(f"`{key}` must have a name of its own for each column, got {repeated[0]} more than once.")
+        raise ConfigError(
+            f"`{key}` must have a name of its own for each column, got {on_one_line(repeated[0])} more than once."
+        )
     if frame.empty:
         raise ConfigError(f"`{key}` must have at least one row, got none.")
     frame = frame.set_axis(names, axis=1)
@@ -192,7 +211,8 @@ def _block(values: pd.Series[Any], column: Column, key: str) -> Array:
         parts = [codes[:, None] == np.arange(len(column.categories))]
         if key == "input" and (unknown := (codes < 0) & ~missing).any():
             which, of = f"{unknown.sum()} of {len(texts)} rows", texts[unknown].iloc[0]
-            log.warning("%s: %s have a value that was rare or unseen in training, such as %s", column.name, which, of)
+            name, such = on_one_line(column.name), on_one_line(of)
+            log.warning("%s: %s have a value that was rare or unseen in training, such as %s", name, which, such)
     else:
         is_date = column.kind == "date"
         numbers = _dates(values, column, key) if is_date else _numbers(values, key)
@@ -232,14 +252,18 @@ def _complete(values: pd.Series[Any], key: str) -> Array:
 
 
 def _wrong(values: pd.Series[Any], rows: NDArray[np.int64], rule: str, key: str) -> str:
-    value, name = values.iloc[rows[0]], values.name
+    value, name = values.iloc[rows[0]], str(values.name)
     others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
     remedy = "Mend the file."
     if key != "input":
         remedy = (
-            f"Mend the file, or leave the column out by data.drop=[{name}]; for codes write data.categorical=[{name}]."
+            f"Mend the file, or leave the column out by {typed_list('data.drop', [name])}; for codes write "
+            f"{typed_list('data.categorical', [name])}."
         )
         remedy += (
-            f" If {value} means a missing value, write 'data.missing=[\"{value}\"]'." if isinstance(value, str) else ""
+            f" If {on_one_line(value)} means a missing value, write {typed_list('data.missing', [value])}."
+            if isinstance(value, str)
+            else ""
         )
-    return f"`{key}` must have {rule} in {name}, got {value} in row {int(values.index[rows[0]]) + 1}{others}. {remedy}"
+    row = int(values.index[rows[0]]) + 1
+    return f"`{key}` must have {rule} in {on_one_line(name)}, got {on_one_line(value)} in row {row}{others}. {remedy}"

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import itertools
 import warnings
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tunelab.data.values import on_one_line, points_for_commas
 from tunelab.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SEPARATORS = ",;\t|"
+TABLE_ENDINGS = {"csv": (".csv", ".tsv", ".txt"), "parquet": (".parquet",)}
 FIRST_BYTES = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -30,33 +33,42 @@ FIRST_BYTES = {
 """How files begin that are something else than their ending says."""
 
 
-def read_file(path: str, key: str, *, separator: str | None = None, encoding: str = "utf-8") -> pd.DataFrame:
+def read_file(path: str, key: str, **csv_options: Any) -> pd.DataFrame:
     """The rows of a file: parquet by its ending, csv by any other.
 
     Args:
         path: The file.
         key: What the user typed it as, for the messages.
-        separator: Between the values of a csv; by default what its header has most of.
-        encoding: Of a csv.
+        **csv_options: What `read_csv` takes.
 
     Raises:
         ConfigError: If it is missing, empty, not what its ending says, or cannot be read.
     """
     if Path(path).suffix.lower() == ".parquet":
         return read_parquet(path, key)
-    return read_csv(path, key, separator=separator, encoding=encoding)
+    return read_csv(path, key, **csv_options)
 
 
-def read_csv(path: str, key: str, *, separator: str | None = None, encoding: str = "utf-8") -> pd.DataFrame:
+def read_csv(
+    path: str,
+    key: str,
+    *,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    missing: Sequence[str] = (),
+    decimal_comma: Container[str] = (),
+) -> pd.DataFrame:
     """The rows of a csv, every value a text or missing: what a column holds is decided by who uses it.
 
-    In a file with semicolons a column of numbers such as 1,5 is read as 1.5.
+    In a file with semicolons a column of numbers such as 3.113,15 is read as 3113.15.
 
     Args:
         path: The file.
         key: What the user typed it as, for the messages.
         separator: Between the values; by default what the header has most of.
         encoding: Of the text.
+        missing: Texts that stand for a missing value, beside the usual ones.
+        decimal_comma: Columns known to have numbers such as 3.113,15.
 
     Raises:
         ConfigError: If it is missing, empty, not a csv, or has a header that will not do.
@@ -96,7 +108,7 @@ def read_csv(path: str, key: str, *, separator: str | None = None, encoding: str
     if frame.empty:
         raise ConfigError(f"`{key}` must have at least one row below its header, got {path}, which has none.")
     frame.columns = frame.columns.str.strip()
-    return _points_for_commas(frame) if separator == ";" else frame
+    return points_for_commas(frame, missing=missing, known=decimal_comma) if separator == ";" else frame
 
 
 def read_parquet(path: str, key: str) -> pd.DataFrame:
@@ -134,9 +146,19 @@ def _check_file(path: str, key: str, kind: str) -> Path:
     """The file; refuses what is none, has nothing in it, or is of another kind than it is read as."""
     file = Path(path).expanduser()
     if not file.is_file():
+        if file.is_dir():
+            endings = TABLE_ENDINGS["parquet"] + TABLE_ENDINGS["csv"] if key == "input" else TABLE_ENDINGS[kind]
+            inside = sorted(str(other) for other in file.iterdir() if other.suffix.lower() in endings)
+            meant = (
+                f" Did you mean {' or '.join(inside[:3])}?"
+                if inside
+                else f" No file in it ends in {' or '.join(endings)}."
+            )
+            raise ConfigError(f"`{key}` must be a {kind} file, got {path}, which is a folder.{meant}")
         near = [str(other) for other in file.parent.iterdir() if other.is_file()] if file.parent.is_dir() else []
-        what = "which is a folder" if file.is_dir() else "which does not exist"
-        raise ConfigError(f"`{key}` must be a {kind} file, got {path}, {what}.{did_you_mean(str(file), near)}")
+        raise ConfigError(
+            f"`{key}` must be a {kind} file, got {path}, which does not exist.{did_you_mean(str(file), near)}"
+        )
     try:
         with file.open("rb") as opened:
             first = opened.read(1024)
@@ -173,7 +195,9 @@ def _first_lines(file: Path, encoding: str) -> list[str]:
 
 def _sniff(lines: list[str]) -> str:
     """The separator that the header has most of, outside quotes; a comma if it has none."""
-    bare = "".join("".join(lines[:1]).split('"')[::2])
+    texts = itertools.accumulate(lines)  # a name in quotes may go on in the next line
+    header = next((text for text in texts if text.count('"') % 2 == 0), "".join(lines[:1]))
+    bare = "".join(header.split('"')[::2])
     return max(SEPARATORS, key=bare.count)
 
 
@@ -185,16 +209,5 @@ def _check_header(lines: list[str], path: str, key: str, separator: str) -> None
     if repeated:
         raise ConfigError(
             f"`{key}` must have a name of its own for each column, got {path} with {names.count(repeated[0])} columns "
-            f"named {repeated[0]}. Rename all but one."
+            f"named {on_one_line(repeated[0])}. Rename all but one."
         )
-
-
-def _points_for_commas(frame: pd.DataFrame) -> pd.DataFrame:
-    for name in frame.columns:
-        values = frame[name].dropna()
-        if (
-            values.str.contains(",", regex=False).any()
-            and values.str.fullmatch(r"[+-]?\d*,?\d+(?:[eE][+-]?\d+)?").all()
-        ):
-            frame[name] = frame[name].str.replace(",", ".", regex=False)
-    return frame

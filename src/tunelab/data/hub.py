@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tunelab.data.arrays import Arrays
 from tunelab.data.memory import Parts
 from tunelab.data.pictures import PictureData, Pictures
+from tunelab.data.values import typed_list
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.spec import DataSpec
 
@@ -322,11 +323,13 @@ def _table(rows: Any, target: str, chosen: list[str] | None, targets: NDArray[An
     kinds = {name: str(getattr(rows.features.get(name), "dtype", "no column")) for name in names}
     numeric = [name for name, kind in kinds.items() if re.match(r"u?int|float|bool", kind)]
     wrong = [f"{name} ({kind})" for name, kind in kinds.items() if name not in numeric]
+    numbers = [name for name in numeric if name != target]
     if wrong or not numeric or target in names:
         raise ConfigError(
             f"`data.feature_columns` must name columns of numbers beside the target {target}, got "
             f"{', '.join(wrong[:3]) or target if names else 'none'}. "
-            f"Try data.feature_columns=[{','.join(name for name in numeric[:3] if name != target)}]."
+            f"Try {typed_list('data.feature_columns', numbers[:3])}, or data=parquet or data=csv, which take texts "
+            "and dates too."
         )
     if len(classes) == 1:
         raise ConfigError(f"`data.target_column` must have at least two classes, got {classes[0]} in every row.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from tunelab.data.files import read_csv, read_parquet
 from tunelab.data.memory import Parts
 from tunelab.data.splits import Indices, train_each_class
 from tunelab.data.targets import class_codes, numbers_to_predict, wants_classes
-from tunelab.data.values import clean, first_of
+from tunelab.data.values import clean, first_of, on_one_line
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.spec import DataSpec
 
@@ -72,6 +73,7 @@ class TableData(ArrayData):
         self.drop, self.categorical = [str(name) for name in drop], [str(name) for name in categorical]
         self.max_categories, self.missing = max_categories, tuple(str(text) for text in missing)
         self.split_column = None if split_column is None else str(split_column)
+        self.decimal_comma: set[str] = set()
 
     def read_file(self, path: str, key: str) -> pd.DataFrame:
         """The rows of a file as they stand.
@@ -103,6 +105,7 @@ class TableData(ArrayData):
             missing=self.missing,
             key="data.path",
         )
+        columns = tuple(replace(column, decimal_comma=column.name in self.decimal_comma) for column in columns)
         return DataSpec(
             kind="table",
             input_shape=(len(mean),),
@@ -143,6 +146,7 @@ class TableData(ArrayData):
 
     def _file(self, path: str, key: str, needed: Sequence[str] | None = None) -> pd.DataFrame:
         rows = self.read_file(path, key)
+        self.decimal_comma.update(rows.attrs.get("decimal_comma", ()))
         names = list(rows.columns)
         asked = {"data.target": [self.target], "data.drop": self.drop, "data.categorical": self.categorical}
         if self.split_column is not None:
@@ -155,15 +159,18 @@ class TableData(ArrayData):
         rows = rows[list(needed)] if needed is not None else rows.drop(columns=self.drop)
         known = clean(rows[self.target], self.missing).notna()
         if not known.any():
-            raise ConfigError(f"`{key}` must have rows with a {self.target}, got {path}, where it is always missing.")
+            raise ConfigError(
+                f"`{key}` must have rows with a {on_one_line(self.target)}, got {path}, where it is always missing."
+            )
         if not known.all():
-            self._tell("%s: %s rows without a %s are left out", Path(path).name, f"{(~known).sum():,}", self.target)
+            target = on_one_line(self.target)
+            self._tell("%s: %s rows without a %s are left out", Path(path).name, f"{(~known).sum():,}", target)
         return rows[known.to_numpy(dtype=bool)]
 
     def _absent(self, key: str, name: str, path: str, names: list[str]) -> str:
-        has = did_you_mean(name, names) or f" It has {first_of(names)}."
+        has = did_you_mean(name, map(on_one_line, names)) or f" It has {first_of(names)}."
         if key.endswith("path"):
-            return f"`{key}` must have the columns of {self.path}, got {path} without {name}.{has}"
+            return f"`{key}` must have the columns of {self.path}, got {path} without {on_one_line(name)}.{has}"
         if not path.endswith(".parquet") and all(other.replace(".", "").isdigit() for other in names):
             has = f" Its first line, {first_of(names)}, looks like values: put the names of the columns above it."
         return f"`{key}` must be a column of {path}, got {name}.{has}"
@@ -188,12 +195,13 @@ class TableData(ArrayData):
         moved = train_each_class(codes, parts, [part for part in ("val", "test") if part not in (given or {})])
         if moved:
             rare = first_of(names[code] for code in moved)
-            self._tell("%s: too few rows to be split, so that one is moved to the training part: %s", self.target, rare)
+            target = on_one_line(self.target)
+            self._tell("%s: too few rows to be split, so that one is moved to the training part: %s", target, rare)
         for part in ("val", "test"):
             if unseen := np.setdiff1d(codes[parts[part]], codes[parts["train"]]).tolist():
                 key = f"data.{part}_path" if part in self.paths else "data.split_column"
                 raise ConfigError(
-                    f"`{key}` must have no class that the training part has not, got {self.target} "
+                    f"`{key}` must have no class that the training part has not, got {on_one_line(self.target)} "
                     f"{first_of(names[code] for code in unseen)} in the {part} part alone. "
                     "Leave those rows out, or give the training part some of them."
                 )
@@ -208,7 +216,7 @@ class TableData(ArrayData):
             "%s: rows %s; %d columns as %d inputs", Path(self.path).name, counts, len(columns), spec.input_shape[0]
         )
         for column in columns[:SHOWN_COLUMNS]:
-            self._tell("  %s: %s", column.name, column.note)
+            self._tell("  %s: %s", on_one_line(column.name), column.note)
         if len(columns) > SHOWN_COLUMNS:
             self._tell("  and %d more, in data_spec.json", len(columns) - SHOWN_COLUMNS)
 
@@ -235,7 +243,14 @@ class CsvData(TableData):
         self.separator, self.encoding = separator, encoding
 
     def read_file(self, path: str, key: str) -> pd.DataFrame:
-        return read_csv(path, key, separator=self.separator, encoding=self.encoding)
+        return read_csv(
+            path,
+            key,
+            separator=self.separator,
+            encoding=self.encoding,
+            missing=self.missing,
+            decimal_comma=self.decimal_comma,
+        )
 
 
 class ParquetData(TableData):

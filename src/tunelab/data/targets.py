@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunelab.data.values import Array, in_order, to_numbers, to_texts
+from tunelab.data.values import NUMBERS_FROM, Array, in_order, on_one_line, to_numbers, to_texts
 from tunelab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES, MOST_FRACTIONAL = 100, 20
 """More different whole numbers than the first, or others than the second, are numbers to predict and not classes."""
-
-NUMBERS_FROM = 0.9
-"""A column of which at least this share are numbers holds numbers; the others are mistakes, and said so."""
 
 
 def wants_classes(values: pd.Series[Any], task: str) -> bool:
@@ -29,18 +26,18 @@ def wants_classes(values: pd.Series[Any], task: str) -> bool:
     Raises:
         ConfigError: If the values do not fit the task, or are not finite.
     """
-    numbers = to_numbers(values)
+    name, numbers = on_one_line(values.name), to_numbers(values)
     infinite, texts = np.isinf(numbers), np.isnan(numbers)
     kind = task.rsplit(".")[-1].lower()
     if "regress" in kind and texts.mean() > 1 - NUMBERS_FROM:
         raise ConfigError(
-            f"`task` must fit the data, got regression for {values.name}, which has texts such as "
-            f"{values[texts].iloc[0]}. Try task=classification loss=cross_entropy objective=val/accuracy."
+            f"`task` must fit the data, got regression for {name}, which has texts such as "
+            f"{on_one_line(values[texts].iloc[0])}. Try task=classification loss=cross_entropy objective=val/accuracy."
         )
     if len(wrong := np.flatnonzero(infinite | (texts if "regress" in kind else False))):
         raise ConfigError(
             f"`data.target` must have finite numbers, got {values.iloc[wrong[0]]} in row {values.index[wrong[0]] + 1} "
-            f"of {values.name}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''}. Mend those rows or leave them "
+            f"of {name}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''}. Mend those rows or leave them "
             "out."
         )
     are_numbers = not texts.any()
@@ -49,7 +46,7 @@ def wants_classes(values: pd.Series[Any], task: str) -> bool:
     many = different > (MOST_CLASSES if whole else MOST_FRACTIONAL) or 2 * different > len(values)
     if "classif" in kind and are_numbers and many:
         raise ConfigError(
-            f"`task` must fit the data, got classification for {values.name}, which has {different:,} distinct "
+            f"`task` must fit the data, got classification for {name}, which has {different:,} distinct "
             "numbers. Try task=regression loss=mse objective=val/rmse."
         )
     return "classif" in kind or ("regress" not in kind and not (are_numbers and many))
@@ -63,16 +60,16 @@ def class_codes(values: pd.Series[Any]) -> tuple[Any, tuple[str, ...]]:
     """
     import pandas as pd
 
-    texts = to_texts(values)
+    name, texts = on_one_line(values.name), to_texts(values)
     names = in_order(texts.unique())
     if len(names) == 1:
         raise ConfigError(
-            f"`data.target` must have at least two classes, got {values.name}, which is {names[0]} in every row. "
+            f"`data.target` must have at least two classes, got {name}, which is {names[0]} in every row. "
             "Choose another column."
         )
     if 2 * len(names) > len(values):
         raise ConfigError(
-            f"`data.target` must have classes that come again, got {values.name}, which has {len(names):,} different "
+            f"`data.target` must have classes that come again, got {name}, which has {len(names):,} different "
             f"values in {len(values):,} rows. Choose another column."
         )
     return pd.Index(names).get_indexer(pd.Index(texts)).astype(np.int64), tuple(names)
@@ -84,10 +81,9 @@ def numbers_to_predict(values: pd.Series[Any]) -> Array:
     Raises:
         ConfigError: If it is always the same.
     """
-    numbers = to_numbers(values)
+    name, numbers = on_one_line(values.name), to_numbers(values)
     if np.ptp(numbers) == 0:
         raise ConfigError(
-            f"`data.target` must vary, got {values.name}, which is {values.iloc[0]} in every row. "
-            "Choose another column."
+            f"`data.target` must vary, got {name}, which is {values.iloc[0]} in every row. Choose another column."
         )
     return numbers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,12 @@ DATE_FORMATS = (
 )
 """How dates are written, tried in this order: 02/03/2024 is in February unless another row cannot be read so."""
 
+NUMBERS_FROM = 0.9
+"""A column of texts of which at least this share are numbers holds numbers; the others are mistakes, and said so."""
+
+COMMA_NUMBER = r"\s*[+-]?(?=[\d,])(?:\d*|[1-9]\d{0,2}(?:\.\d{3})+)(?:,\d+)?(?:[eE][+-]?\d+)?\s*"
+"""A number with a decimal comma, and perhaps a point before each three digits: 3.113,15."""
+
 CYCLES = {"month": 12, "weekday": 7, "hour": 24}
 """What of a date comes round again, and after how many."""
 
@@ -35,7 +42,7 @@ def clean(values: pd.Series[Any], missing: Sequence[str]) -> pd.Series[Any]:
     import pandas as pd
 
     if missing:
-        values = values.mask(to_texts(values).isin([_text(text) for text in missing]))
+        values = values.mask(_is_one_of(values, missing))
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
     if pd.api.types.is_timedelta64_dtype(values.dtype):
@@ -47,6 +54,33 @@ def clean(values: pd.Series[Any], missing: Sequence[str]) -> pd.Series[Any]:
         if len(known) and pd.api.types.infer_dtype(known) == "boolean":
             return values.astype("boolean")
     return values
+
+
+def _is_one_of(values: pd.Series[Any], texts: Sequence[str]) -> pd.Series[Any]:
+    return to_texts(values).isin([_text(text) for text in texts])
+
+
+def points_for_commas(frame: pd.DataFrame, *, missing: Sequence[str], known: Container[str]) -> pd.DataFrame:
+    """Columns of numbers such as 3.113,15 as 3113.15; `frame.attrs["decimal_comma"]` names them.
+
+    Args:
+        frame: Texts.
+        missing: Texts that stand for a missing value, which stay as they are.
+        known: Columns that were written so in training, where 3.113 is three thousand without a comma in any row.
+    """
+    found = []
+    for name in frame.columns:
+        values = frame[name].mask(_is_one_of(frame[name], missing)).dropna()
+        fits = values.str.fullmatch(COMMA_NUMBER)
+        has_comma = values[fits].str.contains(",", regex=False).any()
+        # 3.5 beside 3.113, and no comma: now it is written with points
+        has_points = not has_comma and values[~fits].str.fullmatch(r"\s*[+-]?\d*\.\d+\s*").any()
+        if (name in known and not has_points) or (has_comma and fits.mean() >= NUMBERS_FROM):
+            found.append(name)
+            numbers = values[fits].str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+            frame[name] = numbers.reindex(frame.index).fillna(frame[name])
+    frame.attrs["decimal_comma"] = found
+    return frame
 
 
 def to_numbers(values: pd.Series[Any]) -> Array:
@@ -131,5 +165,25 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def first_of(names: Iterable[Any]) -> str:
     """The first three, and how many there are."""
-    shown = [str(name) for name in names]
+    shown = [on_one_line(name) for name in names]
     return ", ".join(shown[:3]) + (f", … ({len(shown)})" if len(shown) > 3 else "")
+
+
+def on_one_line(name: Any) -> str:
+    """A name or value as it stands, or by its repr where it has a line break or another sign that is not printed."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
+
+
+def typed_list(key: str, names: Iterable[str]) -> str:
+    """What to type for a list of names, in the quotes that a shell and Hydra need: 'data.drop=["my id"]'."""
+    listed = [str(name) for name in names]
+    words = r"(?!(?:true|false|null|nan|inf)$)[a-z_]\w*"
+    if all(re.fullmatch(words, name, re.ASCII | re.IGNORECASE) for name in listed):
+        return f"{key}=[{','.join(listed)}]"
+    quoted = [re.sub(r'(\\*)"', r'\1\1\\"', name) for name in listed]
+    override = f"{key}=[" + ",".join('"' + re.sub(r"(\\+)$", r"\1\1", name) + '"' for name in quoted) + "]"
+    if override.isprintable():
+        return shlex.quote(override)
+    escaped = override.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in escaped) + "'"

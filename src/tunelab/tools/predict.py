@@ -25,8 +25,9 @@ def run(cfg: DictConfig) -> None:
     from tunelab.predictor import load, read_rows
 
     source = Path(cfg.input)
-    rows = read_rows(cfg.input, separator=cfg.separator, encoding=cfg.encoding)
-    predictions = load(cfg.run, cfg.checkpoint).predict(rows)
+    predictor = load(cfg.run, cfg.checkpoint)
+    rows = read_rows(cfg.input, separator=cfg.separator, encoding=cfg.encoding, spec=predictor.spec)
+    predictions = predictor.predict(rows)
     target = Path(cfg.output) if cfg.output else source.with_name(f"{source.stem}-predictions.csv")
     try:
         predictions.to_csv(target, index=False)
