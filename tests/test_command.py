@@ -300,6 +300,34 @@ def test_the_end_of_a_run_says_the_score_the_folder_and_how_to_look_at_it(tmp_pa
     assert f"tensorboard --logdir {outcome.folder}\n" in outcome.out
 
 
+def test_the_lines_at_the_end_begin_in_one_column_and_one_thread_is_one(tmp_path: Path) -> None:
+    for objective in ("val/loss", "val/accuracy"):
+        outcome = typed(tmp_path, "data=wine", "threads=1", f"objective={objective}", *TINY)
+        lines = [line for line in outcome.out.splitlines() if line.strip()]
+        assert [line.split("  ")[0] for line in lines[-2:]] == ["run folder", "look at it"]
+        assert len({re.match(r"\S+(?: \S+)* {2,}", line).end() for line in lines}) == 1  # type: ignore[union-attr]
+        assert "· 1 thread\n" in outcome.err
+
+
+def test_lines_of_hydra_and_of_the_tools_are_plain_and_apart_from_what_is_asked_for(
+    tmp_path: Path, run_folder: Path
+) -> None:
+    swept = in_process_of_its_own(tmp_path, "-m", "data=wine", "seed=1,2", *TINY)
+    assert "Launching 2 jobs locally\n" in swept.err
+    assert "HYDRA]" not in swept.text
+    shutil.copytree(run_folder, tmp_path / "run")
+    before = sorted((tmp_path / "run").rglob("*"))
+    script = (
+        "import logging, tunelab, tunelab.predictor\n"
+        "tunelab.predictor.evaluate = lambda *_: logging.getLogger('tunelab').info('heard') or {'a': 1}\n"
+        "tunelab.main(tool='evaluate')"
+    )
+    command = [sys.executable, "-c", script, "run=run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.stderr, done.stdout) == ("heard\n", f"{'a':16} 1.0000\n")
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
 # ---- what is left on the disk
 
 

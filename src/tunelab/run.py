@@ -309,7 +309,7 @@ class Opening(Callback):
             + (" · %s" if trainer.world_size > 1 else ""),
             *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
             *(choices.get("optimizer"), self.cfg.lr, self.cfg.epochs, trainer.num_training_batches),
-            f"{self.cfg.threads} threads" if pl_module.device.type == "cpu" else pl_module.device,
+            f"{self.cfg.threads} thread{'s' if self.cfg.threads > 1 else ''}" if pl_module.device.type == "cpu" else pl_module.device,
             *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
         )
         spec = getattr(pl_module, "spec", None)

@@ -19,15 +19,20 @@ def show_result(result: dict[str, Any], folder: Path) -> None:
     """
     console = Console()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows(result):
+    shown = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+    copied = {"run folder": shown}
+    if (folder / "tensorboard").is_dir():
+        copied["look at it"] = f"tensorboard --logdir {shlex.quote(shown)}"
+    lines = rows(result)
+    width = max(len(name) for name in [*copied, *(name for name, _ in lines)])
+    table.add_column(min_width=width)
+    for name, value in lines:
         table.add_row(name, value)
     console.print()
     console.print(table)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     # plain lines, however narrow the terminal: they are to be copied
-    print(f"run folder      {shown}")
-    if (folder / "tensorboard").is_dir():
-        print(f"look at it      tensorboard --logdir {shlex.quote(str(shown))}")
+    for name, value in copied.items():
+        print(f"{name:<{width}}  {value}")
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
