@@ -226,8 +226,8 @@ def test_every_group_has_a_name_of_its_own():
         ),
         (
             {"type": "Conv2D", "lr": 0.1},
-            "`parameter_groups.rules` must each match a parameter of the model, got type: Conv2D. Did you mean Conv2d "
-            "or _ConvNd? It has class_token, embedding, linear, norm, slope, conv, batch_norm, head.",
+            "`parameter_groups.rules` must each match a parameter of the model, got type: Conv2D. "
+            "Did you mean Conv2d? It has BatchNorm2d, Conv2d, Embedding, LayerNorm, Linear, PReLU.",
         ),
     ],
 )

@@ -86,7 +86,7 @@ def _linear(t, total, per_epoch, warmup):
 
 
 def _multistep(t, total, per_epoch, warmup):
-    return LR / 10 ** ((t >= round(total / 2)) + (t >= round(total * 3 / 4)))
+    return LR / 10 ** ((t >= max(1, round(total / 2))) + (t >= max(1, round(total * 3 / 4))))
 
 
 def _one_cycle(t, total, per_epoch, warmup):

@@ -78,10 +78,11 @@ def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         remedy = "Convert it: torch.save(safetensors.torch.load_file('model.safetensors'), 'model.pt')."
     try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as records:
-                if damaged := records.testzip():  # each record has a CRC-32, which torch.load does not look at
-                    raise ValueError(f"its checksum is wrong in {damaged}")
+        if not zipfile.is_zipfile(file):
+            raise ValueError("torch.save did not write it")
+        with zipfile.ZipFile(file) as records:
+            if damaged := records.testzip():  # each record has a CRC-32, which torch.load does not look at
+                raise ValueError(f"its checksum is wrong in {damaged}")
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
         content = content.get("state_dict", content)
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

@@ -129,9 +129,9 @@ def _check(rules: Sequence[Rule], places: list[_Place]) -> None:
         if any(place.obeys(rule) for place in places):
             continue
         paths = dict.fromkeys(path for place in places for path in place.paths)
-        types = sorted({name for place in places for name in place.types()})
+        types = sorted({name for place in places for name in place.types() if not name.startswith("_")})
         match, kind = str(rule.get("match", "")).removesuffix(".*"), str(rule.get("type", ""))
-        names = list(dict.fromkeys(path.split(".")[0] for path in paths))
+        names = list(dict.fromkeys(path.split(".")[0] for path in paths)) if match else types
         raise ConfigError(
             f"`parameter_groups.rules` must each match a parameter of the model, got {_shown(rule)}."
             f"{did_you_mean(match, paths) or did_you_mean(kind, types)} "

@@ -42,14 +42,14 @@ def step(timeline: Timeline, *, every_epochs: int, factor: float) -> Factor:
 def multistep(timeline: Timeline, *, milestone_fractions: Sequence[float], factor: float) -> Factor:
     """The lr falls by a factor at given points of the run.
 
-    lr(t) = lr * factor ^ (number of milestones m with t >= m * T)
+    lr(t) = lr * factor ^ (number of milestones m with t >= m * T, and t > 0)
 
     Args:
         timeline: Of the run.
         milestone_fractions: Shares of the run, from its start, in (0, 1).
         factor: What each fall multiplies by, in (0, 1).
     """
-    milestones = sorted(round(share * timeline.total_steps) for share in milestone_fractions)
+    milestones = sorted(max(1, round(share * timeline.total_steps)) for share in milestone_fractions)
     return lambda t: factor ** bisect_right(milestones, t)
 
 
