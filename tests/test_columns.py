@@ -267,8 +267,8 @@ def test_a_name_with_a_line_break_is_told_on_one_line() -> None:
         fitted(train)
     assert str(caught.value) == (
         "`data.path` must have finite numbers in 'Preis\\n(EUR)', got k.A. in row 2. Mend the file, or leave the "
-        """column out by $'data.drop=["Preis\\n(EUR)"]'; for codes write $'data.categorical=["Preis\\n(EUR)"]'. If k.A. """
-        "means a missing value, write 'data.missing=[\"k.A.\"]'."
+        """column out by $'data.drop=["Preis\\n(EUR)"]'; for codes write $'data.categorical=["Preis\\n(EUR)"]'. If """
+        "k.A. means a missing value, write 'data.missing=[\"k.A.\"]'."
     )
     with pytest.raises(ConfigError, match=re.escape(r"1 is missing: 'Preis\n(EUR)'.")):
         encode(train[["b"]], fitted(train, missing=["k.A."]))

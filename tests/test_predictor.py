@@ -242,6 +242,27 @@ def test_a_row_is_predicted_alone_as_among_others(customers: Path) -> None:
     pd.testing.assert_frame_equal(alone, together.head(5), rtol=1e-5)
 
 
+def test_one_row_may_be_a_series_or_a_dict_and_several_a_list_of_them(customers: Path) -> None:
+    model, rows = tunelab.load(customers), CUSTOMERS.drop(columns="buys")
+    for place in (0, 2, 3):  # the second has no age, the last no city
+        expected = model.predict(rows.iloc[[place]])
+        pd.testing.assert_frame_equal(model.predict(rows.iloc[place]), expected)
+        pd.testing.assert_frame_equal(model.predict(rows.iloc[place].to_dict()), expected)
+    several = rows.head(5).to_dict("records")
+    pd.testing.assert_frame_equal(model.predict(several), model.predict(rows.head(5)))
+
+
+@pytest.mark.parametrize("text", ["rows.csv", Path("rows.csv"), 3])
+def test_what_are_no_rows_is_refused_with_how_a_file_is_read(customers: Path, digits: Path, text: Any) -> None:
+    for run in (customers, digits):
+        with pytest.raises(ConfigError) as caught:
+            tunelab.load(run).predict(text)
+        assert str(caught.value) == (
+            f"`input` must be rows, got {text}. Give a DataFrame, a dict of column and value, or a list of rows; for a "
+            "file, predict(read_rows(<file>)) with read_rows from tunelab.predictor."
+        )
+
+
 def test_a_value_that_was_never_missing_in_training_may_be_missing_later(customers: Path) -> None:
     model = tunelab.load(customers)
     gaps = CUSTOMERS.head(2).assign(since=None, member=None, code=None)

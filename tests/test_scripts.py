@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn import datasets
 from sklearn.metrics import accuracy_score
 from test_command import Outcome, in_process_of_its_own, refused, typed
 
 import tunelab
+from tunelab.data.pictures import Decoder
 from tunelab.data.splits import split
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -182,15 +189,13 @@ def test_rows_of_a_parquet_file_and_of_another_encoding_are_predicted(
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out.csv"), expected, rtol=1e-6)
 
 
-def test_values_that_training_never_saw_are_said_beside_the_predictions(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_values_that_training_never_saw_are_said_beside_the_predictions(tmp_path: Path) -> None:
     frame = pd.DataFrame({"city": ["Rome", "Oslo"] * 20, "age": [*range(40)], "buys": ["yes", "no", "no", "yes"] * 10})
     frame.to_csv(tmp_path / "table.csv", index=False)
     typed(tmp_path, "data=csv", "data.path=table.csv", "data.target=buys", "batch_size=8", "hydra.run.dir=run")
     frame.assign(city="Bern").head(3).to_csv(tmp_path / "rows.csv", index=False)
     outcome = predicted(tmp_path, "input=rows.csv")
-    assert "city: 3 of 3 rows have a value that was rare or unseen in training, such as Bern" in caplog.messages
+    assert outcome.err == "city: 3 of 3 rows have a value that was rare or unseen in training, such as Bern\n"
     assert "3 predictions in rows-predictions.csv" in outcome.out
 
 
@@ -216,7 +221,7 @@ def test_a_regression_is_predicted_in_its_own_units(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "`input` must be a csv or parquet file, got rows.csv, which is no file."),
+        (None, "`input` must be a csv or parquet file, or images, got rows.csv, which does not exist."),
         ("", "`input` must be a csv file with rows in it, got rows.csv, which is empty."),
         ("a,b\n", "`input` must have at least one row below its header, got rows.csv, which has none."),
         ('a,b\n"1,2\n3,4,5\n', "`input` must be a csv with as many values in each row as names in its header"),
@@ -254,6 +259,69 @@ def test_missing_values_are_refused_with_their_rows(tmp_path: Path, run: Path, r
 def test_a_csv_of_a_header_alone_is_refused(tmp_path: Path, run: Path, rows: pd.DataFrame) -> None:
     rows.head(0).to_csv(tmp_path / "rows.csv", index=False)
     assert re.search(r"`input` must have .*row", refused(predicted(tmp_path, "input=rows.csv"), 1))
+
+
+def test_a_folder_is_refused_by_a_run_of_tables_with_the_files_in_it(tmp_path: Path, run: Path) -> None:
+    for name in ("a.csv", "b.parquet", "c.png"):
+        (tmp_path / "rows" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "rows" / name).touch()
+    text = refused(predicted(tmp_path, "input=rows"), 1)
+    assert "got rows, which is a folder. Did you mean rows/a.csv or rows/b.parquet?" in text
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, run: Path, rows: pd.DataFrame) -> None:
+    command = [sys.executable, str(REPOSITORY / "scripts" / "predict.py"), "run=run", "input=rows.csv"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (0, "")
+    assert len(pd.read_csv(tmp_path / "rows-predictions.csv")) == len(rows)
+
+
+# ---- predict for images
+
+
+def test_images_are_predicted_as_their_pixels_are_and_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 120, (40, 10, 10, 3)).astype(np.uint8)
+    noise[::2] += 100
+    for number, pixels in enumerate(noise):
+        file = tmp_path / "pets" / ("light", "dark")[number % 2] / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    typed(
+        tmp_path,
+        "data=image_folder",
+        "data.path=pets",
+        "data.image_size=8",
+        "epochs=1",
+        "batch_size=8",
+        "hydra.run.dir=run",
+    )
+    model = tunelab.load(tmp_path / "run")
+    names = sorted(str(path.relative_to(tmp_path / "pets")) for path in (tmp_path / "pets").rglob("*.png"))
+    pixels = np.stack([Decoder("rgb", 8)(str(tmp_path / "pets" / name)) for name in names])
+    expected = model.predict(pixels)
+    expected.insert(0, "file", names)
+    outcome = predicted(tmp_path, "input=pets")
+    assert "40 predictions in pets-predictions.csv" in outcome.out
+    found = pd.read_csv(tmp_path / "pets-predictions.csv")
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+    predicted(tmp_path, "input=pets/dark/01.png")
+    alone = pd.read_csv(tmp_path / "pets" / "dark" / "01-predictions.csv")
+    pd.testing.assert_frame_equal(alone, found.head(1).assign(file="01.png"), rtol=1e-5)
+    flat = pd.DataFrame(pixels.reshape(40, -1), columns=list(model.spec.feature_names))
+    flat.to_csv(tmp_path / "pixels.csv", index=False)
+    predicted(tmp_path, "input=pixels.csv")
+    of_pixels = pd.read_csv(tmp_path / "pixels-predictions.csv")
+    pd.testing.assert_frame_equal(of_pixels, found.drop(columns="file"), rtol=1e-5)
+    (tmp_path / "pets" / "dark" / "zz.png").write_bytes(b"no image")
+    text = refused(predicted(tmp_path, "input=pets"), 1)
+    assert "1 of 41 cannot be used: dark/zz.png (not an image). Replace or remove it." in text
+    (tmp_path / "empty").mkdir()
+    assert "`input` must have images, got empty, in which" in refused(predicted(tmp_path, "input=empty"), 1)
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, run: Path, rows: pd.DataFrame) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,8 @@ from tunelab.checkpoints import read_checkpoint
 from tunelab.config import validate_targets
 from tunelab.data.columns import encode
 from tunelab.data.files import read_file
-from tunelab.data.values import first_of
+from tunelab.data.images import read_images
+from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
 from tunelab.run import build, has_examples, prepare_process
@@ -27,6 +29,8 @@ from tunelab.tasks.parts import check_weights
 from tunelab.tasks.supervised import SupervisedTask
 
 ROWS_AT_ONCE = 1024
+
+Rows = ArrayLike | pd.DataFrame | pd.Series | Mapping[str, Any] | list[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,13 @@ class Predictor:
     task: SupervisedTask
     spec: DataSpec
 
-    def predict(self, rows: ArrayLike | pd.DataFrame) -> pd.DataFrame:
+    def predict(self, rows: Rows) -> pd.DataFrame:
         """Predictions for raw rows: preprocessing is done here.
 
         Args:
             rows: A DataFrame with the columns that the model was trained on, in any order and with others beside them;
-                or rows without names, shape (examples, columns) or (examples, *input_shape).
+                one row of it; a dict with the value of each column, or a list of such; or rows without names, shape
+                (examples, columns) or (examples, *input_shape).
 
         Returns:
             A row for each example: `prediction`, and for classes `p(<class>)`, their probabilities.
@@ -62,9 +67,28 @@ class Predictor:
                     columns.setdefault(name, []).extend(values)
         return pd.DataFrame(columns)
 
-    def _inputs(self, rows: ArrayLike | pd.DataFrame) -> NDArray[np.float32]:
-        if isinstance(rows, pd.DataFrame):
-            return encode(rows.reset_index(drop=True), self.spec)
+    def predict_images(self, path: str) -> pd.DataFrame:
+        """Predictions for image files, for a model that was trained on images: what `predict` returns, after `file`.
+
+        Args:
+            path: A folder of images, or one image.
+
+        Raises:
+            ConfigError: If there is none, or some cannot be read.
+        """
+        found = [self.predict(values).assign(file=names) for names, values in read_images(path, self.spec)]
+        predictions = pd.concat(found, ignore_index=True)
+        return predictions[["file", *predictions.columns.drop("file")]]
+
+    def _inputs(self, rows: Rows) -> NDArray[np.float32]:
+        frame = _named_rows(rows)
+        if frame is not None:
+            return encode(frame.reset_index(drop=True), self.spec)
+        if isinstance(rows, (str, bytes, Path)) or np.ndim(rows) == 0:  # type: ignore[arg-type]
+            raise ConfigError(
+                f"`input` must be rows, got {on_one_line(rows)}. Give a DataFrame, a dict of column and value, or a "
+                "list of rows; for a file, predict(read_rows(<file>)) with read_rows from tunelab.predictor."
+            )
         if self.spec.columns:
             return encode(self._named(rows), self.spec)
         return self.spec.normalize(self._values(rows))
@@ -79,7 +103,7 @@ class Predictor:
                 "Or give a DataFrame with names."
             ) from None
 
-    def _values(self, rows: ArrayLike) -> NDArray[np.float64]:
+    def _values(self, rows: Any) -> NDArray[np.float64]:
         try:
             values = np.asarray(rows, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -93,6 +117,18 @@ class Predictor:
         if len(bad):
             raise ConfigError(f"`input` must have finite numbers, but {len(bad)} rows have not: {first_of(bad + 1)}.")
         return values
+
+
+def _named_rows(rows: Any) -> pd.DataFrame | None:
+    """Rows with names for their values as a frame; None where they have none."""
+    if isinstance(rows, pd.DataFrame):
+        return rows
+    if isinstance(rows, pd.Series):
+        return None if isinstance(rows.index, pd.RangeIndex) else rows.to_frame().T
+    several = [rows] if isinstance(rows, Mapping) else rows
+    if isinstance(several, (list, tuple)) and several and all(isinstance(row, (Mapping, pd.Series)) for row in several):
+        return pd.DataFrame(list(several))
+    return None
 
 
 def read_rows(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunelab.data.memory import Parts
-from tunelab.data.pictures import PictureData, Pictures
+from tunelab.data.pictures import CHUNK, Decoder, PictureData, Pictures, decode
+from tunelab.data.values import first_of
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.spec import DataSpec
 
@@ -98,6 +100,44 @@ def find(path: str) -> Pictures:
         tuple(classes),
         {part: np.array(own) for part, own in numbers.items()} if given else None,
     )
+
+
+def read_images(path: str, spec: DataSpec) -> Iterator[tuple[list[str], NDArray[np.floating[Any]]]]:
+    """Images to predict, as those of the training part were read: some at a time, in order of their names.
+
+    Args:
+        path: A folder of images, in it or in folders within it, or one image.
+        spec: That of a model of images: theirs are cut and scaled to its shape, and their values to its range.
+
+    Yields:
+        The files, and their raw values, shape (images, *input_shape).
+
+    Raises:
+        ConfigError: If there is none, or after all others if some cannot be read.
+    """
+    root = Path(path).expanduser()
+    files = Files(str(root), _images(root, Path())) if root.is_dir() else Files(str(root.parent), [root.name])
+    if not files.names:
+        raise ConfigError(f"`input` must have images, got {path}, in which no file ends in {', '.join(ENDINGS)}.")
+    channels, height, width = spec.input_shape
+    if channels not in (1, 3):
+        raise ConfigError(f"`input` must be a csv or parquet file for a model of {channels} channels, got {path}.")
+    decoder = Decoder("grey" if channels == 1 else "rgb", height if height == width else None)
+    least, greatest = spec.value_range
+    wrong = []
+    for start in range(0, len(files.names), CHUNK):
+        numbers = np.arange(start, min(start + CHUNK, len(files.names)))
+        pixels = np.empty((len(numbers), *spec.input_shape), np.uint8)
+        problems = decode(files, numbers, decoder, pixels)
+        if not problems:
+            yield [files.name(n) for n in numbers.tolist()], least + pixels * ((greatest - least) / 255)
+        wrong += [f"{p.name} ({p.reason or f'{p.size[1]} x {p.size[0]}'})" for p in problems]
+    if wrong:
+        size = "" if height == width else f" and are {width} x {height}"
+        raise ConfigError(
+            f"`input` must have images that can be read{size}, but {len(wrong):,} of {len(files.names):,} cannot be "
+            f"used: {first_of(wrong)}. Replace or remove {'it' if len(wrong) == 1 else 'them'}."
+        )
 
 
 def _check_folder(root: Path, path: str) -> None:

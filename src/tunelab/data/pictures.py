@@ -127,7 +127,7 @@ class PictureReader:
             ConfigError: If a picture can no longer be read.
         """
         pixels = np.empty((len(indices), *self.spec.input_shape), np.uint8)
-        _refuse(_decode(self.files, self.numbers[indices], self.decoder, pixels), pixels.shape[1:], len(self.numbers))
+        _refuse(decode(self.files, self.numbers[indices], self.decoder, pixels), pixels.shape[1:], len(self.numbers))
         return torch.from_numpy(self.spec.normalize(pixels)), self.targets[indices]
 
 
@@ -253,7 +253,7 @@ def scan(
     def read(part: str, start: int) -> tuple[NDArray[np.int64] | int, list[_Problem], int]:
         own = numbers[part][start : start + CHUNK]
         space = pixels[part][start : start + CHUNK] if pixels else np.empty((len(own), *shape), np.uint8)
-        problems = _decode(files, own, decoder, space)
+        problems = decode(files, own, decoder, space)
         if part != "train" or problems:
             return 0, problems, len(own)
         return np.stack([np.bincount(space[:, c].ravel(), minlength=256) for c in range(shape[0])]), [], len(own)
@@ -281,7 +281,7 @@ class _Problem:
     size: tuple[int, ...] = ()
 
 
-def _decode(files: Encoded, numbers: Indices, decoder: Decoder, space: Pixels) -> list[_Problem]:
+def decode(files: Encoded, numbers: Indices, decoder: Decoder, space: Pixels) -> list[_Problem]:
     """Fills `space` with the pixels of some pictures; returns what is wrong with the others."""
     problems = []
     for row, (number, encoded) in enumerate(zip(numbers, files.encoded(numbers.tolist()), strict=True)):

@@ -1,5 +1,7 @@
-"""Predictions for the rows of a csv or parquet file: run=<folder> input=<file>"""
+"""Predictions for the rows of a csv or parquet file, or for images: run=<folder> input=<file or folder>"""
 
+import os
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,23 +17,31 @@ def check(cfg: DictConfig, user_keys: list[str]) -> None:
     required(cfg, "run", "input")
     one_of(cfg, "checkpoint", ["best", "last"])
     RunFolder.find(cfg.run, "run").checkpoint(cfg.checkpoint)
-    if not Path(cfg.input).is_file():
-        raise ConfigError(f"`input` must be a csv or parquet file, got {cfg.input}, which is no file.")
+    if not Path(cfg.input).exists():
+        raise ConfigError(f"`input` must be a csv or parquet file, or images, got {cfg.input}, which does not exist.")
     if cfg.output and Path(cfg.output).resolve() == Path(cfg.input).resolve():
         raise ConfigError(f"`output` must be another file than input, got {cfg.output}. Name a new file, or none.")
 
 
 def run(cfg: DictConfig) -> None:
+    from tunelab.data.images import ENDINGS
     from tunelab.predictor import load, read_rows
 
     source = Path(cfg.input)
     predictor = load(cfg.run, cfg.checkpoint)
-    rows = read_rows(cfg.input, separator=cfg.separator, encoding=cfg.encoding, spec=predictor.spec)
-    predictions = predictor.predict(rows)
-    target = Path(cfg.output) if cfg.output else source.with_name(f"{source.stem}-predictions.csv")
+    if predictor.spec.kind == "image" and (source.is_dir() or source.suffix.lower() in ENDINGS):
+        predictions = predictor.predict_images(cfg.input)
+    else:
+        rows = read_rows(cfg.input, separator=cfg.separator, encoding=cfg.encoding, spec=predictor.spec)
+        predictions = predictor.predict(rows)
+    name = source.resolve().name if source.is_dir() else source.stem
+    target = Path(cfg.output) if cfg.output else source.parent / f"{name}-predictions.csv"
     try:
         predictions.to_csv(target, index=False)
     except OSError as error:
         raise ConfigError(f"`output` must be a file that can be written, got {target} ({error.strerror}).") from None
-    print(predictions.head(SHOWN_ROWS).to_string(index=False))
-    print(f"{len(predictions)} predictions in {target}")
+    try:
+        print(predictions.head(SHOWN_ROWS).to_string(index=False))
+        print(f"{len(predictions)} predictions in {target}", flush=True)
+    except BrokenPipeError:  # whoever reads has enough, as `head` has; Python would complain when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
