@@ -19,7 +19,7 @@ from tunelab.checkpoints import read_checkpoint
 from tunelab.config import validate_targets
 from tunelab.data.columns import encode
 from tunelab.data.files import read_file
-from tunelab.data.images import read_images
+from tunelab.data.images import ENDINGS, read_images
 from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
@@ -66,6 +66,10 @@ class Predictor:
                 for name, values in self.task.predictions(self.task(batch)).items():
                     columns.setdefault(name, []).extend(values)
         return pd.DataFrame(columns)
+
+    def takes_images(self, path: Path) -> bool:
+        """Whether a path is for `predict_images`: an image or a folder, and the model was trained on images."""
+        return self.spec.kind == "image" and (path.is_dir() or path.suffix.lower() in ENDINGS)
 
     def predict_images(self, path: str) -> pd.DataFrame:
         """Predictions for image files, for a model that was trained on images: what `predict` returns, after `file`.

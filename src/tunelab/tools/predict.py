@@ -24,12 +24,11 @@ def check(cfg: DictConfig, user_keys: list[str]) -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    from tunelab.data.images import ENDINGS
     from tunelab.predictor import load, read_rows
 
     source = Path(cfg.input)
     predictor = load(cfg.run, cfg.checkpoint)
-    if predictor.spec.kind == "image" and (source.is_dir() or source.suffix.lower() in ENDINGS):
+    if predictor.takes_images(source):
         predictions = predictor.predict_images(cfg.input)
     else:
         rows = read_rows(cfg.input, separator=cfg.separator, encoding=cfg.encoding, spec=predictor.spec)
