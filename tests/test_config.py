@@ -207,7 +207,10 @@ RANGES = [
         "trainer.precision=bf16-mixed",
     ),
     ("model=resnet stochastic_depth=1", "be less than 1", "stochastic_depth=0.1"),
-    ("fold=0.5", "be text", "fold=0/5"),
+    ("fold=0.5", "be one of 0/k to k-1/k with k at least 2", "fold=0/5"),
+    ("fold=0", "be one of 0/k to k-1/k with k at least 2", "fold=0/5"),
+    ("fold=[0,5]", "be one of 0/k to k-1/k with k at least 2", "fold=0/5"),
+    ("fold=3/3", "be one of 0/k to k-1/k with k at least 2", "fold=0/5"),
     (
         "trainer=ddp trainer.strategy=dp",
         "be 'auto', 'ddp', 'ddp_find_unused_parameters_true' or 'fsdp'",

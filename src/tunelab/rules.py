@@ -36,7 +36,6 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
         _groups,
         _losses,
         _fractions,
-        _fold,
         _table,
         _path,
         _patience,
@@ -76,13 +75,6 @@ def _fractions(values: dict[str, Any]) -> Iterator[str]:
             "`data.val_fraction` + `data.test_fraction` must be less than 1, "
             f"got {data['val_fraction']} + {data['test_fraction']}. Try data.val_fraction=0.1 data.test_fraction=0.1."
         )
-
-
-def _fold(values: dict[str, Any]) -> Iterator[str]:
-    number, _, folds = (values["fold"] or "0/5").partition("/")
-    if not (number.isdecimal() and folds.isdecimal() and max(1, int(number)) < int(folds)):
-        several = folds if folds.isdecimal() and int(folds) > 1 else "5"
-        yield (f"`fold` must be one of 0/k to k-1/k with k at least 2, got {values['fold']}. Try fold=0/{several}.")
 
 
 def _table(values: dict[str, Any]) -> Iterator[str]:

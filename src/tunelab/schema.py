@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from tunelab.errors import show
 
@@ -16,11 +17,19 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
+def _fold(value: Any) -> Any:
+    number, _, folds = str(value).partition("/")
+    if not (isinstance(value, str) and number.isdecimal() and folds.isdecimal() and max(1, int(number)) < int(folds)):
+        raise PydanticCustomError("fold", "be one of 0/k to k-1/k with k at least 2")
+    return value
+
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Fold = Annotated[str, BeforeValidator(_fold)]
 Direction = Literal["minimize", "maximize"]
 Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"]
 Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
@@ -232,7 +241,7 @@ class Recipe(BaseModel):
     dropout: Fraction = Field(examples=[0.2])
     label_smoothing: Fraction = Field(examples=[0.1])
     stochastic_depth: Fraction = Field(examples=[0.1])
-    fold: str | None = Field(examples=["0/5"])
+    fold: Fold | None = Field(examples=["0/5"])
     compile: bool = Field(examples=["true"])
     warmup_steps: Annotated[int, Field(ge=0)] = Field(examples=[100])
     warmup_fraction: Fraction = Field(examples=[0.05])
