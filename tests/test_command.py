@@ -373,6 +373,21 @@ def test_what_only_data_and_parts_can_refuse_is_said_in_words_and_leaves_no_run_
     assert list(tmp_path.glob("outputs/*")) == []
 
 
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("++optimizer.betaz=1", "must be a key that the part takes, got betaz. Did you mean optimizer.betas?"),
+        (
+            "+data.shuffel=1",
+            "`data.shuffel` must be a key that the part takes, got shuffel. Did you mean data.shuffle?",
+        ),
+    ],
+)
+def test_an_added_key_that_its_part_does_not_take_is_refused(tmp_path: Path, argument: str, sentence: str) -> None:
+    assert sentence in refused(typed(tmp_path, argument, *TINY), 1)
+    assert list(tmp_path.rglob("run.json")) == []
+
+
 def test_a_typed_run_folder_is_used(tmp_path: Path) -> None:
     outcome = typed(tmp_path, "hydra.run.dir=here/there", *TINY)
     assert outcome.folder == "here/there"

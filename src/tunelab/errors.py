@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import Any
@@ -28,6 +29,24 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence with the closest known words, or an empty string."""
     close = closest(word, known)
     return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def unexpected(part: str, reason: str, given: Iterable[str]) -> str:
+    """The sentence for a key that a part does not take, or an empty string if the reason is another.
+
+    Args:
+        part: Where it stands in the config.
+        reason: What Python said of the call.
+        given: The keys that the part was given, the wrong one among them.
+    """
+    found = re.search(r"unexpected keyword argument '(\w+)'", reason)
+    names = list(given)
+    if found is None or found[1] not in names:
+        return ""
+    others = [name for name in names if name != found[1]]
+    near = did_you_mean(f"{part}.{found[1]}", [f"{part}.{name}" for name in closest(found[1], others)])
+    has = f" Its file has {', '.join(others)}." if others else " Leave it out."
+    return f"`{part}.{found[1]}` must be a key that the part takes, got {found[1]}.{near or has}"
 
 
 def closest(word: str, known: Iterable[str]) -> list[str]:

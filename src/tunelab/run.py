@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tunelab import ranks
 from tunelab.callbacks import Objective, Progress, Throughput
 from tunelab.checkpoints import AtomicCheckpointIO, read_checkpoint
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, unexpected
 from tunelab.folder import write_json
 from tunelab.loggers import TensorBoard
 from tunelab.record import Start, knobs, record
@@ -49,8 +49,12 @@ def build(node: Any, **keywords: Any) -> Any:
         if isinstance(cause, ConfigError):
             raise cause from None
         first, *_ = str(cause).splitlines()
-        key = str(error).rsplit("full_key: ", 1)[-1] if "full_key: " in str(error) else node.get("_target_", "")
+        here = node._get_full_key("") or node.get("_target_", "")
+        key = str(error).rsplit("full_key: ", 1)[-1] if "full_key: " in str(error) else here
         rule = "be importable" if isinstance(cause, ImportError) else "be given arguments that it takes"
+        others = [str(name) for name in node if not str(name).startswith("_")]
+        if wrong := unexpected(key, first, others):
+            raise ConfigError(wrong) from error
         raise ConfigError(f"`{key}` must {rule}: {first}") from error
 
 
@@ -304,12 +308,13 @@ class Opening(Callback):
             return
         parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         choices = self.start.choices
+        threads = f"{self.cfg.threads} thread{'s' if self.cfg.threads > 1 else ''}"
         log.info(
             "%s · %s %s, %s parameters · %s lr %g · %s epochs of %s steps · %s"
             + (" · %s" if trainer.world_size > 1 else ""),
             *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
             *(choices.get("optimizer"), self.cfg.lr, self.cfg.epochs, trainer.num_training_batches),
-            f"{self.cfg.threads} thread{'s' if self.cfg.threads > 1 else ''}" if pl_module.device.type == "cpu" else pl_module.device,
+            threads if pl_module.device.type == "cpu" else pl_module.device,
             *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
         )
         spec = getattr(pl_module, "spec", None)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, unexpected
 from tunelab.spec import DataSpec, Kind
 
 
@@ -34,6 +34,9 @@ def call(key: str, make: Callable[..., Any], *arguments: Any, **keywords: Any) -
         return make(*arguments, **keywords)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
         first, *_ = str(error).splitlines() or [type(error).__name__]
+        own = getattr(make, "keywords", {}).keys() - keywords.keys()
+        if wrong := unexpected(key, first, [name for name in own if not name.startswith("_")]):
+            raise ConfigError(wrong) from error
         raise ConfigError(
             f"`{key}` must be given arguments that it takes: {first}. Look at it by --cfg job."
         ) from error
