@@ -243,6 +243,17 @@ def test_the_commands_of_its_readme_are_accepted(trained: Path) -> None:
     assert [name for name in named if not (trained / name).exists()] == []
 
 
+def test_the_file_of_its_readme_is_there_to_predict(trained: Path) -> None:
+    (words,) = re.findall(r"^ {4}python train\.py (predict .*?) +#", (trained / "README.md").read_text(), re.M)
+    outcome = said(trained, *words.replace("<folder>", "run").split(), "output=told.csv")
+    assert outcome.code == 0, outcome.err
+    assert len(pd.read_csv(trained / "told.csv")) == len(pd.read_csv(trained / "points.csv")) == 3
+
+
+def test_its_runs_are_not_for_git(new: Path) -> None:
+    assert "outputs/" in (new / ".gitignore").read_text().splitlines()
+
+
 def test_what_our_readme_shows_of_a_project_is_what_new_writes() -> None:
     section = (REPOSITORY / "README.md").read_text().split("## Your own parts")[1].split("\n## ")[0]
     block = [line.split(" #")[0].strip() for line in section.splitlines() if line.startswith("    ")]
@@ -453,3 +464,28 @@ def test_one_of_the_same_name_may_stand_in_its_place(new: Path) -> None:
     text = (new / "conf" / "train.yaml").read_text()
     (new / "conf" / "train.yaml").write_text(re.sub(r"^epochs: .*", "epochs: 3", text, flags=re.M))
     assert "epochs: 3\n" in said(new, "--cfg", "job", "model=net").out
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (
+            "defaults:\n- overide /model: net\n",
+            "`experiment/mine.yaml` must have override or optional before a group in its defaults, got overide. "
+            "Did you mean override?",
+        ),
+        (
+            "defaults:\n- override /model: nett\n",
+            "`experiment/mine.yaml` must name an option of model in its defaults ",
+        ),
+        ("defaults:\n- override /modell: net\n", "got modell. Did you mean model?"),
+        ("defaults:\n- override model: net\n", "got model. Did you mean /model?"),
+        ("defaults:\n- /model: net\n", "got net. Write override /model: net."),
+        ("epochs: [3\nlr: 1\n", "conf/experiment/mine.yaml` must be YAML, got in line 3: did not find expected"),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_names_the_file(new: Path, lines: str, sentence: str) -> None:
+    (new / "conf" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{lines}")
+    text = refused(said(new, "experiment=mine"), 2)
+    assert sentence in text
+    assert "nett" not in lines or text.strip().endswith("got nett. Did you mean net or resnet?")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.default_element import GroupDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from tunelab.config import MEMBER_GROUPS, plain
 from tunelab.errors import ConfigError, closest, did_you_mean, show
@@ -63,6 +65,52 @@ def parse(arguments: list[str]) -> list[Override]:
     if mistakes:
         raise ConfigError(*mistakes)
     return parsed
+
+
+def file_mistake(error: Exception, loader: Any, typed: list[Override]) -> str:
+    """The sentence for a config file that does not compose, which names the file.
+
+    Args:
+        error: What Hydra or the YAML parser said.
+        loader: Hydra's config loader.
+        typed: The command line.
+    """
+    known, text = groups(loader), str(error).strip()
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        place = f"`{error.problem_mark.name}` must be YAML, got in line {error.problem_mark.line + 1}"
+        return f"{place}: {error.problem}. Look for a bracket, quote or tab in that line or the one before it."
+    if found := re.search(r"In '?([\w/.-]+?)'?: Unsupported keyword '(.*)' in defaults list", text):
+        near = did_you_mean(found[2], ["override", "optional"]) or " Write override, or leave it out."
+        return f"`{found[1]}.yaml` must have override or optional before a group in its defaults, got {found[2]}.{near}"
+    if found := re.search(r"In '([\w/.-]+)': Could not find '([\w/]+)/([^/']+)'", text):
+        options = known.get(found[2], [])
+        chosen_files = [f"{o.key_or_group}/{name}" for o in typed if is_group(o, known) for name in chosen(o)]
+        # Hydra names the file whose line is overridden, not the one that overrides it
+        overriding = (f for f in chosen_files if _overrides(loader, f, found[2], found[3]))
+        file = next(overriding, found[1])
+        near = did_you_mean(found[3], options)
+        rule = f"name an option of {found[2]} in its defaults ({', '.join(options)})"
+        return f"`{file}.yaml` must {rule}, got {found[3]}.{near or ' Choose one of them.'}"
+    if found := re.search(r"In '([\w/.-]+)': Invalid Defaults List override '/?([\w/]+): ", text):
+        group = found[2]
+        near = f" Did you mean /{group}?" if group in known else did_you_mean(group, known)
+        remedy = near or " A group that the recipe has no line for is added without override."
+        return f"`{found[1]}.yaml` must override a group that the recipe has a line for, got {group}.{remedy}"
+    if found := re.search(r"Conflicting choices: '(.*)' from '([\w/.-]+)' and '.*' from '.*'", text):
+        line = re.search(r"use '(override) ([\w/]+): (.*)'", text)
+        instead = f"override /{line[2]}: {line[3]}" if line else "override /<group>: <option>"
+        return f"`{found[2]}.yaml` must override what the recipe has chosen already, got {found[1]}. Write {instead}."
+    return text
+
+
+def _overrides(loader: Any, file: str, group: str, option: str) -> bool:
+    """Whether the defaults list of a config file has the line `override /group: option`."""
+    found = loader.repository.load_config(file)
+    lines = found.defaults_list or [] if found else []
+    return any(
+        isinstance(line, GroupDefault) and str(line.group).lstrip("/") == group and line.value == option
+        for line in lines
+    )
 
 
 def is_group(override: Override, known: dict[str, list[str]]) -> bool:
@@ -133,7 +181,7 @@ def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) 
             good.append(override.input_line)
     try:
         cfg = loader.load_configuration(config_name, good, RunMode.RUN)
-    except (HydraException, YAMLError):
+    except (HydraException, YAMLError, ValueError):
         return
     values = [o for o in overrides if not is_group(o, known)]
     yield from unknown_keys(cfg, values, known)

@@ -158,7 +158,9 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
         added = recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         if flags.help:
-            with contextlib.suppress(HydraException, OmegaConfBaseException, YAMLError, RecursionError):  # said below
+            with contextlib.suppress(
+                HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError
+            ):  # said below
                 print(catalogue.help_text(_loader(), name, arguments, command, tools.described()))
                 sys.exit()
         cfg = _compose(name, arguments, overrides)
@@ -245,9 +247,9 @@ def _compose(config_name: str, arguments: list[str], typed: list[Override]) -> D
     """The composed config with its hydra node, or every mistake that keeps it from composing."""
     try:
         return _loader().load_configuration(config_name, arguments, RunMode.RUN)  # type: ignore[no-any-return]
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         explained = list(catalogue.mistakes(_loader(), config_name, typed))
-        raise CommandLineError(*(explained or [str(error).strip()])) from None
+        raise CommandLineError(*(explained or [catalogue.file_mistake(error, _loader(), typed)])) from None
     except RecursionError:
         raise ConfigError(
             f"`{config_name}.yaml` must not lead back to itself in its defaults list. To build on tunelab's own "
