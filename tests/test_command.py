@@ -252,6 +252,20 @@ def test_a_list_in_the_place_of_keys_and_the_reverse_are_refused(tmp_path: Path,
     assert sentence in refused(typed(tmp_path, argument), 2)
 
 
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")])
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("model.width=${size.widht}", "got size.widht. Did you mean size.width"),
+        ("lr=${foobarbaz}", "`lr` must refer to a key that there is, got foobarbaz. See --help for what there is."),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_refused(
+    tmp_path: Path, sweep: tuple[str, ...], argument: str, sentence: str
+) -> None:
+    assert sentence in refused(typed(tmp_path, *sweep, argument), 1)
+
+
 # ---- what is printed
 
 

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab import catalogue, conf_folder, own_code, project, tools
-from tunelab.config import plain, validate
+from tunelab.config import resolved, validate
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.folder import RunFolder, claim
 from tunelab.job import COMMAND_VARIABLE, program, train_job
@@ -204,13 +204,13 @@ def _check_sweep(cfg: DictConfig, overrides: list[Override]) -> None:
     if unknown := list(catalogue.unknown_keys(cfg, values, known)):
         raise CommandLineError(*unknown)
     recipe = _without_hydra(cfg)
-    mistakes = dict.fromkeys(range_mistakes(plain(recipe, resolve=True)))
+    mistakes = dict.fromkeys(range_mistakes(resolved(recipe)))
     for override in values:
         choices = override.value()
         for choice in choices.list if isinstance(choices, ChoiceSweep) else []:
             trial = recipe.copy()
             OmegaConf.update(trial, override.key_or_group, getattr(choice, "text", choice))  # of a quoted string
-            mistakes |= dict.fromkeys(range_mistakes(plain(trial, resolve=True)))
+            mistakes |= dict.fromkeys(range_mistakes(resolved(trial)))
     if mistakes:
         raise ConfigError(*mistakes)
 

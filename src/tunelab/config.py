@@ -51,6 +51,31 @@ def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """A config as plain dicts and lists, interpolations followed.
+
+    Raises:
+        ConfigError: If one leads nowhere, with the key that was probably meant.
+    """
+    try:
+        return plain(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        first, *_ = str(error).splitlines()
+        if found := re.match(r"Interpolation key '(.*)' not found", first):
+            near = did_you_mean(found[1], _keys(plain(cfg, resolve=False))) or " See --help for what there is."
+            raise ConfigError(f"`{error.full_key}` must refer to a key that there is, got {found[1]}.{near}") from None
+        raise ConfigError(f"`{error.full_key}` cannot be resolved: {first}") from None
+
+
+def _keys(node: dict[str, Any], parent: str = "") -> Iterator[str]:
+    """Every key of a config, those of parts as `part.key`."""
+    for name, child in node.items():
+        if not str(name).startswith("_"):
+            yield f"{parent}{name}"
+            if isinstance(child, dict):
+                yield from _keys(child, f"{parent}{name}.")
+
+
 def validate(cfg: DictConfig, user_keys: Iterable[str] = (), *, recorded: bool = False) -> None:
     """Checks a composed recipe and raises all its mistakes at once.
 
@@ -65,10 +90,7 @@ def validate(cfg: DictConfig, user_keys: Iterable[str] = (), *, recorded: bool =
     raw = plain(cfg, resolve=False)
     if missing := [key for key in Recipe.model_fields if key not in raw]:
         raise ConfigError(*(f"`{key}` must be given. Choose one: --help lists what there is." for key in missing))
-    try:
-        values = plain(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"`{error.full_key}` cannot be resolved: {str(error).splitlines()[0]}") from None
+    values = resolved(cfg)
     mistakes = [
         *range_mistakes(values),
         *([] if recorded else _unread_keys(raw, user_keys)),

@@ -34,8 +34,8 @@ def call(key: str, make: Callable[..., Any], *arguments: Any, **keywords: Any) -
         return make(*arguments, **keywords)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
         first, *_ = str(error).splitlines() or [type(error).__name__]
-        own = getattr(make, "keywords", {}).keys() - keywords.keys()
-        if wrong := unexpected(key, first, [name for name in own if not name.startswith("_")]):
+        own = [name for name in getattr(make, "keywords", {}) if name not in keywords]  # as its file has them
+        if wrong := unexpected(key, first, own):
             raise ConfigError(wrong) from error
         raise ConfigError(
             f"`{key}` must be given arguments that it takes: {first}. Look at it by --cfg job."
