@@ -46,7 +46,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "own_code": (set(), set()),
     "whitelist": ({"own_code"}, set()),
     "project": (set(), set()),
-    "schema": (set(), {"pydantic"}),
+    "schema": (set(), {"pydantic", "pydantic_core"}),
     "rules": (set(), set()),
     "config": ({"rules", "schema", "whitelist"}, {"omegaconf"}),
     "catalogue": ({"config"}, {"hydra", "omegaconf", "yaml"}),
