@@ -277,7 +277,9 @@ def test_a_longer_run_goes_on_at_the_lr_of_its_new_length(
 
     monkeypatch.setattr(Throughput, "on_train_batch_end", noted)
     assert typed(tmp_path, "resume=run", "epochs=12").folder == "run"
-    assert rates[0] == pytest.approx(0.0005, rel=0.02)  # half way down the cosine of twelve epochs; six had ended in zero
+    assert rates[0] == pytest.approx(
+        0.0005, rel=0.02
+    )  # half way down the cosine of twelve epochs; six had ended in zero
 
 
 def test_a_resume_does_not_ask_for_what_the_weights_began_with(tmp_path: Path) -> None:

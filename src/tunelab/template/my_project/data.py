@@ -17,11 +17,12 @@ class Circle(LightningDataModule):
         examples: Number of points; a fifth validates, another fifth tests.
         batch_size: Points per training step.
         seed: What the order of training follows from.
+        shuffle: Whether each epoch has an order of its own; `debug=overfit` turns it off.
     """
 
-    def __init__(self, *, examples: int, batch_size: int, seed: int) -> None:
+    def __init__(self, *, examples: int, batch_size: int, seed: int, shuffle: bool) -> None:
         super().__init__()
-        self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self.examples, self.batch_size, self.seed, self.shuffle = examples, batch_size, seed, shuffle
 
     def setup(self, stage: str) -> None:
         generator = torch.Generator().manual_seed(0)  # always the same points
@@ -41,7 +42,7 @@ class Circle(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         # an order of its own for each epoch, and the same again when a run is resumed
-        order = EpochOrder(len(self.parts[0]), self.seed, shuffle=True)
+        order = EpochOrder(len(self.parts[0]), self.seed, self.shuffle)
         return DataLoader(self.parts[0], self.batch_size, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Any]:
