@@ -352,3 +352,9 @@ def test_a_missing_package_is_named_with_what_installs_it(read, mnist, monkeypat
 def test_loading_a_local_set_says_nothing(mnist, read, capfd):
     read(mnist[0])
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["csv", "json", "pandas"])
+def test_the_name_of_a_reader_is_no_data_set(fit, name):
+    with pytest.raises(ConfigError, match=rf"must name a data set, got {name}, a format\. Type data\.path="):
+        fit("data=huggingface", f"data.path={name}")

@@ -146,6 +146,11 @@ def load(datasets: Any, path: str, name: str | None) -> dict[str, Any]:
                 f"`data.path` must be a folder, a file or a name on the hub, got {path}, which does not exist."
                 f"{_near(local)} Type data.path=<folder>."
             )
+        elif path in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
+            # the name of a reader, which would take whatever lies in the working folder
+            raise ConfigError(
+                f"`data.path` must name a data set, got {path}, a format. Type data.path=<file or folder>."
+            )
         elif is_reachable():
             loaded = datasets.load_dataset(path, name)
         else:
