@@ -13,7 +13,8 @@ from test_command import GROUPS, REPOSITORY, typed
 WHOLE = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # what stands in the folder of a new project is tested there, in test_own_parts
 TEXT = re.sub(r"## Your own parts.*?(?=\n## )", "", WHOLE, flags=re.DOTALL)
-ROWS = re.findall(r"^\| `([\w/]+)` \|(.*)\|$", TEXT, flags=re.MULTILINE)
+CHOICES = re.split(r"^## ", TEXT.split("## What can be chosen")[1], flags=re.MULTILINE)[0]
+ROWS = re.findall(r"^\| `([\w/]+)` \|(.*)\|$", CHOICES, flags=re.MULTILINE)
 
 
 def commands() -> list[str]:
