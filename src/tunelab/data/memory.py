@@ -158,7 +158,8 @@ class SplitData(LightningDataModule):
     def _on_device(self, part: str) -> tuple[Tensor, Tensor]:
         inputs, targets = self.parts[part]
         device = self.trainer.strategy.root_device if self.trainer else inputs.device
-        return inputs.to(device), targets.to(device)
+        self.parts[part] = inputs.to(device), targets.to(device)  # once, however many loaders are asked for
+        return self.parts[part]
 
 
 def check_batch_size(batch_size: int | str, examples: int) -> None:
