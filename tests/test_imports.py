@@ -47,15 +47,17 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "whitelist": ({"own_code"}, set()),
     "project": (set(), set()),
     "schema": (set(), {"pydantic", "pydantic_core"}),
+    "ranges": ({"schema"}, {"pydantic"}),
     "rules": (set(), set()),
-    "config": ({"rules", "schema", "whitelist"}, {"omegaconf"}),
+    "config": ({"ranges", "rules", "schema", "whitelist"}, {"omegaconf"}),
     "catalogue": ({"config"}, {"hydra", "omegaconf", "yaml"}),
     "folder": (set(), {"omegaconf", "yaml"}),
     "summary": (set(), {"rich"}),
     "record": ({"folder"}, {"omegaconf"}),
     "checkpoints": (set(), {"lightning"}),
     # a fit
-    "loggers": ({"folder"}, {"lightning", "mlflow", "wandb"}),
+    "loggers": ({"folder"}, {"lightning"}),
+    "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
     "callbacks": ({"loggers"}, {"lightning", "rich"}),
     # what brings them together
@@ -70,7 +72,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),
     "command": (
         {
-            *("__init__", "catalogue", "config", "folder", "job", "overrides", "own_code", "project", "schema"),
+            *("__init__", "catalogue", "config", "folder", "job", "overrides", "own_code", "project", "ranges"),
             *("tools", "whitelist"),
         },
         {"hydra", "omegaconf", "yaml"},
@@ -96,6 +98,7 @@ WITHOUT_TORCH = [
     "spec",
     "whitelist",
     "schema",
+    "ranges",
     "rules",
     "config",
     "catalogue",

@@ -11,8 +11,9 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 
-from tunelab.loggers import Csv, Mlflow, TensorBoard, Wandb, is_written, write
+from tunelab.loggers import Csv, TensorBoard, is_written, write
 from tunelab.run import build
+from tunelab.services import Mlflow, Wandb
 
 SMALL = ("data=breast_cancer", "size=tiny", "epochs=2")
 

@@ -15,7 +15,7 @@ import pytest
 from test_command import in_process_of_its_own, refused, typed
 
 from tunelab.errors import ConfigError
-from tunelab.loggers import Mlflow, Wandb
+from tunelab.services import Mlflow, Wandb
 
 SMALL = ("data=wine", "size=tiny", "epochs=2", "trainer.log_every_n_steps=2", "trainer.enable_progress_bar=false")
 WANDB = ("logger=[csv,wandb]", "logger.wandb.offline=true")

@@ -41,7 +41,7 @@ from tunelab.overrides import (
     refuse_dashes,
     refuse_sweeps,
 )
-from tunelab.schema import range_mistakes
+from tunelab.ranges import range_mistakes
 from tunelab.whitelist import whitelist
 
 log = logging.getLogger("tunelab")

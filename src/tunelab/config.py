@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tunelab.errors import ConfigError, did_you_mean, show
+from tunelab.ranges import range_mistakes
 from tunelab.rules import contradictions
-from tunelab.schema import Recipe, range_mistakes
+from tunelab.schema import Recipe
 from tunelab.whitelist import untrusted_targets
 
 MEMBER_GROUPS = ("regularization", "callbacks", "logger")

@@ -14,7 +14,7 @@ WHITELIST = (
         f"tunelab.{part}.*"
         for part in (
             *("activations", "augmentations", "callbacks", "data", "inits", "loggers", "losses", "models"),
-            *("optimizers", "regularizers", "schedules", "tasks"),
+            *("optimizers", "regularizers", "schedules", "services", "tasks"),
         )
     ),
     "torch.optim.*",
