@@ -17,6 +17,9 @@ from tunelab.folder import write_atomic
 
 Scalar = float | int | str | bool
 
+LOGGING = "[tunelab]logging"
+"""What profilers know the writing of metrics by."""
+
 
 def is_written(trainer: Trainer, step: int) -> bool:
     """Whether the metrics of a step are written: every `log_every_n_steps` steps and at the end of each epoch.
@@ -28,19 +31,22 @@ def is_written(trainer: Trainer, step: int) -> bool:
     return step % trainer.log_every_n_steps == 0 or trainer.is_last_batch  # type: ignore[attr-defined]
 
 
-def write(trainer: Trainer, metrics: Mapping[str, float | Tensor], step: int) -> None:
+def write(trainer: Trainer, metrics: Mapping[str, float | Tensor], step: int, *, timed: bool = False) -> None:
     """Writes metrics to every logger, with the epoch beside them.
 
     Args:
         trainer: Whose loggers.
         metrics: Scalars by name.
         step: Optimizer steps done.
+        timed: Whether they depend on the clock: they stay out of metrics.csv, which a repeat must equal bit for bit.
     """
     if not trainer.is_global_zero:
         return
-    values = {name: float(value) for name, value in metrics.items()}
-    for logger in trainer.loggers:
-        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step)
+    with trainer.profiler.profile(LOGGING):  # type: ignore[attr-defined]
+        values = {name: float(value) for name, value in metrics.items()}
+        for logger in trainer.loggers:
+            if not (timed and isinstance(logger, Csv)):
+                logger.log_metrics({**values, "epoch": trainer.current_epoch}, step)
 
 
 class TensorBoard(TensorBoardLogger):
