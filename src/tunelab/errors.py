@@ -25,6 +25,10 @@ class ConfigError(Exception):
         super().__init__("\n".join(shown))
 
 
+class RunFailed(Exception):
+    """A run that ended for a reason that is no mistake in what was asked for; the text says which, and what to try."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence with the closest known words, or an empty string."""
     close = closest(word, known)
