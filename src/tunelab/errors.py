@@ -25,7 +25,7 @@ class ConfigError(Exception):
         super().__init__("\n".join(shown))
 
 
-class RunFailed(Exception):
+class RunFailed(Exception):  # noqa: N818  # no mistake of the user
     """A run that ended for a reason that is no mistake in what was asked for; the text says which, and what to try."""
 
 
