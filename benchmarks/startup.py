@@ -47,8 +47,6 @@ def timed(cfg):
     mark("composed and checked")
     import torch, lightning
     mark("torch and lightning imported")
-    import tunelab.run
-    mark("the rest imported")
     from torch.optim.optimizer import register_optimizer_step_post_hook
     def stepped(*_):
         mark("data, model, trainer, first step")
@@ -66,7 +64,12 @@ def measure(program: str, folder: Path) -> tuple[dict[str, float], float]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
     begin = time.monotonic()
     process = subprocess.run(
-        [sys.executable, "-c", CLOCK + program], env=environment, cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CLOCK + program],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     try:
         said = json.loads(process.stdout.splitlines()[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -88,6 +89,8 @@ def main(
             command = f"{command} {tool}"
         if tool is not None:
             config_name, check, job = tool, tools.load(tool).check, tools.load(tool).run
+        else:
+            gc.disable()  # until torch is imported: looking for garbage where there is none took half a second
         _prepare(folder, config_name, check, command, claims=tool is None)
         launch = hydra.main(config_path=str(folder), config_name=config_name, execution_whitelist=_hydra_whitelist())
         launch(_in_words(job))()
@@ -96,6 +99,8 @@ def main(
         sys.exit(2 if isinstance(error, CommandLineError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.enable()
 
 
 def _in_words(job: Job) -> Job:
