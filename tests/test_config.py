@@ -110,6 +110,10 @@ RANGES = [
     ("clipping=norm clipping.max_norm=0", "be greater than 0", "clipping.max_norm=1.0"),
     ("clipping=norm clipping.norm_type=0", "be greater than 0", "clipping.norm_type=2.0"),
     ("clipping=value clipping.clip_value=0", "be greater than 0", "clipping.clip_value=0.5"),
+    ("clipping=agc clipping.clip_factor=0", "be greater than 0", "clipping.clip_factor=0.01"),
+    ("clipping=agc clipping.eps=0", "be greater than 0", "clipping.eps=0.001"),
+    ("clipping=percentile clipping.percentile=101", "be at most 100", "clipping.percentile=90.0"),
+    ("clipping=percentile clipping.window_steps=5", "be at least 10", "clipping.window_steps=100"),
     ("data.val_fraction=1", "be less than 1", "data.val_fraction=0.1"),
     ("data.test_fraction=-0.1", "be at least 0", "data.test_fraction=0.1"),
     ("data.split_seed=-1", "be at least 0", "data.split_seed=0"),
@@ -294,6 +298,8 @@ def test_every_remedy_for_a_range_is_itself_accepted(compose: Compose, remedy: s
         "clipping.max_norm": ["clipping=norm"],
         "clipping.norm_type": ["clipping=norm"],
         "clipping.clip_value": ["clipping=value"],
+        **{f"clipping.{key}": ["clipping=agc"] for key in ("clip_factor", "eps")},
+        **{f"clipping.{key}": ["clipping=percentile"] for key in ("percentile", "window_steps")},
     }
     key = remedy.split("=")[0]
     part |= {key: ["augmentation=light"]} if group == "augmentation" else {}

@@ -35,6 +35,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "spec": (set(), set()),
     "activations": (set(), set()),
     "augmentations": (set(), {"kornia"}),
+    "clipping": (set(), set()),
     "inits": (set(), set()),
     "losses": (set(), set()),
     "schedules": (set(), set()),
@@ -56,19 +57,21 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "record": ({"folder"}, {"omegaconf"}),
     "checkpoints": (set(), {"lightning"}),
     # a fit
-    "loggers": ({"folder"}, {"lightning"}),
+    "loggers": ({"folder"}, {"lightning", "tensorboard"}),
     "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
     "callbacks": ({"loggers"}, {"lightning", "rich"}),
     # what brings them together
     "ranks": (set(), set()),
+    "loop": ({"callbacks"}, {"lightning"}),
+    "prepare": (set(), {"hydra", "lightning", "omegaconf"}),
     "run": (
-        {"callbacks", "checkpoints", "folder", "loggers", "ranks", "record", "whitelist"},
+        {"callbacks", "checkpoints", "folder", "loggers", "loop", "prepare", "ranks", "record", "whitelist"},
         {"hydra", "omegaconf", "lightning"},
     ),
     "follower": ({"folder", "record", "run"}, set()),
-    "predictor": ({"checkpoints", "config", "data", "folder", "run", "tasks"}, {"pandas"}),
-    "job": ({"catalogue", "config", "folder", "record", "run", "summary"}, {"hydra", "omegaconf"}),
+    "predictor": ({"checkpoints", "config", "data", "folder", "prepare", "run", "tasks"}, {"pandas"}),
+    "job": ({"catalogue", "config", "folder", "prepare", "record", "run", "summary"}, {"hydra", "omegaconf"}),
     "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),
     "command": (
         {
@@ -85,7 +88,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 
 # inside a package, files share one that is meant for it
 SHARED = {
-    "callbacks": {"objective"},
+    "callbacks": {"layers", "objective"},
     "data": {"arrays", "columns", "files", "memory", "pictures", "splits", "targets", "values", "workers"},
     "models": {"blocks"},
     "schedules": {"warmup"},

@@ -170,6 +170,18 @@ class Clipping(Part):
     max_norm: Positive = Field(1.0, examples=[1.0])
     norm_type: Positive = Field(2.0, examples=[2.0])
     clip_value: Positive = Field(0.5, examples=[0.5])
+    clip_factor: Positive = Field(0.01, examples=[0.01])
+    eps: Positive = Field(1e-3, examples=[1e-3])
+    percentile: Annotated[float, Field(gt=0, le=100)] = Field(90.0, examples=[90.0])
+    window_steps: Annotated[int, Field(ge=10, le=1000)] = Field(100, examples=[100])
+
+
+class Callback(Part):
+    """conf/callbacks."""
+
+    every_epochs: Count = Field(1, examples=[1])
+    tolerance: NonNegative = Field(1e-6, examples=[1e-6])
+    written: bool = Field(True, examples=["true"])
 
 
 class Data(Part):
@@ -263,6 +275,6 @@ class Recipe(BaseModel):
     init: Init
     loss: Loss
     task: Part
-    callbacks: dict[str, Part]
+    callbacks: dict[str, Callback]
     logger: dict[str, Part]
     profiler: Part | None

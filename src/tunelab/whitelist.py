@@ -13,7 +13,7 @@ WHITELIST = (
     *(
         f"tunelab.{part}.*"
         for part in (
-            *("activations", "augmentations", "callbacks", "data", "inits", "loggers", "losses", "models"),
+            *("activations", "augmentations", "callbacks", "clipping", "data", "inits", "loggers", "losses", "models"),
             *("optimizers", "regularizers", "schedules", "services", "tasks"),
         )
     ),
