@@ -23,7 +23,9 @@ from tunelab import conf_folder
 from tunelab.callbacks import Objective
 from tunelab.config import MEMBER_GROUPS, validate
 from tunelab.data import BundledData
-from tunelab.run import QUIET, Start, build, complete, prepare_process, train
+from tunelab.prepare import complete, prepare_process
+from tunelab.record import Start
+from tunelab.run import QUIET, build, train
 from tunelab.tasks import SupervisedTask
 
 

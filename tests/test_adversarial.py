@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from tunelab.prepare import complete
 from tunelab.regularizers import FGSM, PGD, Mixup
-from tunelab.run import build, complete
+from tunelab.run import build
 
 ATTACKS = {"fgsm": FGSM, "pgd": PGD}
 

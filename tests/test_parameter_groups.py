@@ -9,7 +9,8 @@ from torch import nn
 from tunelab.config import ConfigError, validate
 from tunelab.models import CNN, MLP
 from tunelab.optimizers import parameter_groups
-from tunelab.run import build, complete
+from tunelab.prepare import complete
+from tunelab.run import build
 
 KINDS = ("bias", "norm", "embedding")
 

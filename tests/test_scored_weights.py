@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tunelab.predictor import evaluate, load
-from tunelab.run import QUIET, build, complete, prepare_process
+from tunelab.prepare import complete, prepare_process
+from tunelab.run import QUIET, build
 from tunelab.tasks.batch_norm import MOST_BATCHES, recalibrate
 
 AVERAGES = {

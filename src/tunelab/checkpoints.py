@@ -1,16 +1,26 @@
-"""How checkpoints are written and read: whole or not at all, without executing code."""
+"""How checkpoints are written and read: whole or not at all, with a checksum, without executing code."""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import shutil
-import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, RunFailed
+
+END_RECORD = b"PK\x05\x06"
+"""How the last 22 bytes of a zip archive without a comment begin; the last two are the length of the comment."""
+
+CHECKSUM = re.compile(rb"crc32 ([0-9a-f]{8})")
+CHECKSUM_BYTES = 14
+PIECE_BYTES = 2**20
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -21,20 +31,65 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
-        aside = target.with_name(f".{target.name}.aside")
+        aside = target.with_name(f".{target.name.strip('.')}.aside")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             torch.save(checkpoint, aside)
+            with aside.open("r+b") as file:
+                _append_checksum(file)
+                file.flush()
+                os.fsync(file.fileno())
             aside.replace(target)
+            _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:  # torch's writer has no error of its own for a full disk
             aside.unlink(missing_ok=True)
-            free = shutil.disk_usage(target.parent).free / 1e6
-            reason = getattr(error, "strerror", None) or f"the disk has {free:.1f} MB left"
-            if target.is_file():
-                remedy = f"The former one is whole. Make room, then type: python train.py resume={target.parent.parent}"
-            else:
-                remedy = "No former one is there. Make room, or choose another disk with hydra.run.dir=…"
-            raise ConfigError(f"The checkpoint {target} could not be written: {reason}. {remedy}") from error
+            raise RunFailed(not_written(target.parent.parent, error)) from error
+
+
+def _append_checksum(file: BinaryIO) -> None:
+    """Gives a zip archive a comment with the CRC-32 of all that stands before it, which zip's readers pass over."""
+    end = file.seek(-22, os.SEEK_END)
+    assert file.read(4) == END_RECORD
+    file.seek(end + 20)
+    file.write(CHECKSUM_BYTES.to_bytes(2, "little"))
+    checksum = _checksum(file, end + 22)
+    file.seek(0, os.SEEK_END)
+    file.write(b"crc32 %08x" % checksum)
+
+
+def _checksum(file: BinaryIO, size: int) -> int:
+    file.seek(0)
+    checksum = 0
+    while size and (piece := file.read(min(size, PIECE_BYTES))):
+        checksum = zlib.crc32(piece, checksum)
+        size -= len(piece)
+    return checksum
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def not_written(folder: Path, error: Exception) -> str:
+    """The sentence for a run that cannot write, and what is left of it.
+
+    Args:
+        folder: The run's folder.
+        error: Why it could not.
+    """
+    free = shutil.disk_usage(folder).free / 1e6
+    reason = getattr(error, "strerror", None) or f"the disk has {free:.1f} MB left"
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        remedy = f"{last} is whole. Make room, then type: python train.py resume={shlex.quote(str(folder))}"
+    else:
+        remedy = "There is no checkpoint yet. Make room, or choose another disk with hydra.run.dir=…"
+    return f"The run could not write into {folder}: {reason}. {remedy}"
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
@@ -45,19 +100,52 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
         key: What the user typed it for, for the message.
 
     Raises:
-        ConfigError: If it is not a whole checkpoint.
+        ConfigError: If it is not a whole checkpoint, with the newest beside it that is.
     """
     try:
-        with zipfile.ZipFile(path) as records:
-            if damaged := records.testzip():  # each record carries a CRC-32, which torch.load does not look at
-                raise ValueError(f"its checksum is wrong in {damaged}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"state_dict", "data_spec", "epoch", "global_step"} <= set(content):
-            raise ValueError("it was not written by a run of this framework")
+        return _read(path)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        others = sorted(str(p) for p in path.parent.glob("*.ckpt") if p != path)
-        remedy = f" Try {key}={others[0]}." if others else ""
-        raise ConfigError(f"`{key}` must be a whole checkpoint, got {path}: {reason}.{remedy}") from None
+        raise ConfigError(f"`{key}` must be a whole checkpoint, got {path}: {reason}.{_remedy(path, key)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content.
+
+    Raises:
+        Exception: Of any kind, if it is not whole.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            raise ValueError("it is empty")
+        file.seek(max(0, size - CHECKSUM_BYTES))
+        said = CHECKSUM.fullmatch(file.read())
+        if said is None:
+            raise ValueError("its end, with the checksum, is missing or damaged")
+        if _checksum(file, size - CHECKSUM_BYTES) != int(said[1], 16):
+            raise ValueError("its checksum is wrong: some of it is damaged")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not {"state_dict", "data_spec", "epoch", "global_step", "loops"} <= set(content):
+        raise ValueError("it was not written by a run of this framework")
     assert isinstance(content, dict)
     return content
+
+
+def _remedy(path: Path, key: str) -> str:
+    """Which checkpoint of the same folder is whole; the newest of several."""
+    whole: dict[int, Path] = {}
+    for other in sorted(path.parent.glob("*.ckpt")):
+        try:
+            whole.setdefault(_read(other)["global_step"], other)
+        except Exception:
+            continue
+    if not whole:
+        return ""
+    step, newest = max(whole.items())
+    return f" The last good one is of step {step}. Try {key}={newest}."
+
+
+def epochs_done(content: dict[str, Any]) -> int:
+    """The whole epochs behind a checkpoint, their validations included."""
+    return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])

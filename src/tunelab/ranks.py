@@ -144,19 +144,6 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
-def decide_alone(trainer: Any) -> None:
-    """Makes rank 0 end at SIGTERM by itself, and the others go on until it ends them.
-
-    Lightning's handler sends from within, in the middle of whatever the ranks are exchanging, and they wait for ever.
-    """
-    connector = trainer._signal_connector
-
-    def take_note(*_: Any) -> None:
-        connector.received_sigterm = trainer.is_global_zero
-
-    connector._sigterm_notifier_fn = take_note
-
-
 def _kill(others: dict[Path, subprocess.Popen[bytes]]) -> None:
     for other in others.values():
         other.kill()

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import signal
-import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.utils import get_class, instantiate
-from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from hydra.utils import instantiate
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from tunelab import ranks
-from tunelab.callbacks import Objective, Progress, Throughput
-from tunelab.checkpoints import AtomicCheckpointIO, read_checkpoint
-from tunelab.errors import ConfigError, unexpected
-from tunelab.folder import write_json
+from tunelab.callbacks import Interrupted, Interrupts, NotFiniteError, Objective, Progress, Throughput
+from tunelab.checkpoints import AtomicCheckpointIO, epochs_done, not_written, read_checkpoint
+from tunelab.errors import ConfigError, RunFailed, unexpected
+from tunelab.folder import RunFolder, write_json
 from tunelab.loggers import TensorBoard
+from tunelab.loop import EpochLoop
+from tunelab.prepare import check_devices, complete, prepare_process
 from tunelab.record import Start, knobs, record
+from tunelab.replay import explain, newest, without_traces
 from tunelab.whitelist import whitelist
 
 log = logging.getLogger("tunelab")
-
-DEFAULT_THREADS = torch.get_num_threads()
-"""The physical cores, or what OMP_NUM_THREADS says: what torch began with, before any run of this process."""
 
 
 def build(node: Any, **keywords: Any) -> Any:
@@ -72,6 +71,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
 
     Raises:
         ConfigError: If the data or the model does not allow it, before the first step.
+        RunFailed: If the disk is full.
         SystemExit: With code 130 if the user interrupted it, 143 if it was told to end.
     """
     cfg = complete(cfg)
@@ -85,10 +85,10 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     leads = ranks.rank() == 0  # the only one that writes
     if leads:
         record(folder, cfg, start)
-    with ranks.for_run(cfg, folder, checkpoint):
+    with Interrupts() as interrupts, ranks.for_run(cfg, folder, checkpoint):
         # the objective comes first, as others read what it found; the clock last, once the loggers have connected
-        trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder), throughput])
-        ranks.decide_alone(trainer)
+        trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder), interrupts, throughput])
+        EpochLoop(trainer, interrupts, cfg.seed)
         for logger in trainer.loggers:
             if checkpoint and leads and hasattr(logger, "resume_from"):
                 logger.resume_from(first_step)
@@ -97,23 +97,51 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
             result = summarise(trainer, task, objective, throughput)
             if leads:
                 write_json(folder / "result.json", result)
+            interrupts.end_if_received()
             if cfg.test:
                 trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # asked about is the fit
                 result["test"] = score(trainer, task, data, best_checkpoint(trainer))
                 if leads:
                     write_json(folder / "result.json", result)
-        except SystemExit:
-            # Lightning turns Ctrl-C into exit code 1 and leaves the signal ignored
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if trainer.state.status != TrainerStatus.INTERRUPTED:
-                raise
-            if leads:
+        except Interrupted as stop:
+            if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
                 write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
-            raise SystemExit(143 if trainer.received_sigterm else 130) from None
+            raise SystemExit(stop.exit_code) from None
+        except NotFiniteError as error:
+            if not leads:
+                raise SystemExit(1) from None
+            message = explain(error, cfg, partial(fit_again, cfg, folder, interrupts), newest(folder, checkpoint, error))
+            ended = summarise(trainer, task, objective, throughput) | {"status": "diverged", "message": message}
+            write_json(folder / "result.json", ended)
+            raise RunFailed(message) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise RunFailed(not_written(folder, error)) from error
     for logger in trainer.loggers:
         if hasattr(logger, "close"):
             logger.close()
     return result
+
+
+def fit_again(
+    cfg: DictConfig, folder: Path, interrupts: Interrupts, callbacks: list[Callback], checkpoint: Path | None
+) -> None:
+    """Makes the same fit once more, step by step the same, without writing anything.
+
+    Args:
+        cfg: The completed recipe.
+        folder: The run's folder.
+        interrupts: Whether the run was told to end.
+        callbacks: Those that look on.
+        checkpoint: Where it begins; None for the beginning.
+    """
+    cfg = without_traces(cfg)
+    prepare_process(cfg)
+    data, task = build(cfg.data), build(_resumed(cfg.task) if checkpoint else cfg.task)
+    trainer = build_trainer(cfg, folder, [Objective(cfg.objective, cfg.objective_direction), *callbacks])
+    EpochLoop(trainer, interrupts, cfg.seed)
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
 def _resumed(task: DictConfig) -> DictConfig:
@@ -124,38 +152,18 @@ def _resumed(task: DictConfig) -> DictConfig:
     return OmegaConf.create(parts)  # apart from the recipe, from which instantiate would take the old keys again
 
 
-def check_devices(cfg: DictConfig) -> None:
-    """Refuses more GPUs than there are, and what only they can do.
-
-    Raises:
-        ConfigError: With the trainer to choose instead.
-    """
-    accelerator, wanted, there = cfg.trainer.accelerator, cfg.trainer.devices, torch.cuda.device_count()
-    if accelerator == "gpu" and not there:
-        chosen = "fsdp" if cfg.trainer.get("strategy") == "fsdp" else "gpu"
-        instead = "trainer=ddp trainer.accelerator=cpu" if wanted > 1 else "trainer=cpu"
-        raise ConfigError(f"`trainer={chosen}` must have a GPU that PyTorch can use, but there is none. Try {instead}.")
-    if there and accelerator != "cpu" and wanted > there:
-        raise ConfigError(
-            f"`trainer.devices` must be at most the {there} GPUs of this machine, got {wanted}. "
-            f"Try trainer.devices={there}."
-        )
-    if cfg.trainer.precision == "16-mixed" and (accelerator == "cpu" or not there):
-        raise ConfigError(
-            "`trainer.precision` must not be 16-mixed on a CPU, where it would be bf16-mixed without a word. "
-            "Try trainer.precision=bf16-mixed."
-        )
-
-
 def check_resumable(checkpoint: Path, cfg: DictConfig) -> int:
     """The step at which a checkpoint was written.
 
     Raises:
-        ConfigError: If it is damaged, or the recipe has no epoch left to run after it.
+        ConfigError: If it is damaged, or nothing of the recipe is left to do after it.
     """
     content = read_checkpoint(checkpoint, "resume")
-    done = content["epoch"] + 1
-    if done >= cfg.epochs:
+    done = epochs_done(content)
+    folder = checkpoint.parent.parent
+    result = RunFolder(folder).result
+    unscored = cfg.test and not result.get("test") and done == cfg.epochs
+    if done >= cfg.epochs and not unscored:
         raise ConfigError(
             f"`epochs` must be more than the {done} that the run has behind it, got {cfg.epochs}. "
             f"Try epochs={2 * done}."
@@ -194,63 +202,6 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> T
 
 QUIET = {"num_sanity_val_steps": 0, "enable_model_summary": False}
 """Our own opening line says what Lightning's summary would; a mistake in validation shows after one epoch."""
-
-
-def complete(cfg: DictConfig) -> DictConfig:
-    """A copy with every value that was left open filled in, so that the record is whole."""
-    cfg = cfg.copy()
-    with open_dict(cfg):
-        cfg.threads = cfg.threads or DEFAULT_THREADS
-        cfg.objective_direction = cfg.objective_direction or direction(cfg)
-        cfg.repeat = cfg.resume = None
-        for part, key in (("data", "path"), ("data", "val_path"), ("data", "test_path"), ("init", "path")):
-            named = cfg[part].get(key)
-            if named and Path(named).expanduser().exists():  # a record must hold wherever it is read
-                cfg[part][key] = str(Path(named).expanduser().absolute())
-    OmegaConf.resolve(cfg)
-    return cfg
-
-
-def direction(cfg: DictConfig) -> str:
-    """Whether to `minimize` or `maximize` the objective: what its metric says of itself.
-
-    Raises:
-        ConfigError: If it does not say.
-    """
-    name = cfg.objective.split("/")[-1]
-    if name == "loss":
-        return "minimize"
-    target = OmegaConf.select(cfg.task, f"metrics.{name}._target_")
-    higher = getattr(get_class(target), "higher_is_better", None) if target else None
-    if higher is None:
-        raise ConfigError(
-            f"`objective_direction` must be given for {cfg.objective}, which does not say whether more is better. "
-            "Write objective_direction=minimize or objective_direction=maximize."
-        )
-    return "maximize" if higher else "minimize"
-
-
-def prepare_process(cfg: DictConfig) -> None:
-    """Threads, seeds and determinism, which belong to the process and not to an object."""
-    torch.set_num_threads(max(1, cfg.threads // cfg.trainer.devices))  # which the ranks share
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    quiet_lightning()
-    seed_everything(cfg.seed, verbose=False)
-
-
-def quiet_lightning() -> None:
-    """One voice: Lightning's tips and its own handler off, and its warnings about what we do on purpose."""
-    logging.getLogger("lightning").handlers.clear()
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        "The number of training batches",  # fewer than the logging interval: we write at the end of each epoch too
-        "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own use of torch
-        "Total length of `list` across ranks is zero",  # data without a validation part
-        ".*exists and is not empty",  # checkpoints of the run that is resumed
-        "It is recommended to use .*sync_dist=True",  # torchmetrics has brought the ranks together
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:

@@ -1,21 +1,40 @@
 """Measuring and acting during a fit, one file per quantity."""
 
 from tunelab.callbacks.checkpoint import Checkpoint
+from tunelab.callbacks.dead_units import DeadUnits
 from tunelab.callbacks.early_stopping import EarlyStopping
-from tunelab.callbacks.gradient_norms import GradientNorms
+from tunelab.callbacks.finite import Finite, NotFiniteError, check_finite, kind, place
+from tunelab.callbacks.gradients import Gradients
+from tunelab.callbacks.histograms import Histograms
+from tunelab.callbacks.interrupts import Interrupted, Interrupts
 from tunelab.callbacks.learning_rate import LearningRate
 from tunelab.callbacks.objective import Objective
+from tunelab.callbacks.pinpoint import Origin, Pinpoint, ReplayEnded
 from tunelab.callbacks.progress import Progress
 from tunelab.callbacks.throughput import Throughput
 from tunelab.callbacks.torch_profiler import TorchProfiler
+from tunelab.callbacks.updates import Updates
 
 __all__ = [
     "Checkpoint",
+    "DeadUnits",
     "EarlyStopping",
-    "GradientNorms",
+    "Finite",
+    "Gradients",
+    "Histograms",
+    "Interrupted",
+    "Interrupts",
     "LearningRate",
+    "NotFiniteError",
     "Objective",
+    "Origin",
+    "Pinpoint",
     "Progress",
+    "ReplayEnded",
     "Throughput",
     "TorchProfiler",
+    "Updates",
+    "check_finite",
+    "kind",
+    "place",
 ]

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.strategies import FSDPStrategy
+from torch.utils._pytree import tree_map_only
 
 from tunelab.callbacks.objective import Objective
 
+MOST_SHARE = 0.02
+"""Of a run's time that goes into writing."""
+
 
 class Checkpoint(LightningCheckpoint):
-    """Writes `checkpoints/last.ckpt` and, when the objective has improved, `checkpoints/best.ckpt`.
+    """Writes `checkpoints/last.ckpt`, `previous.ckpt` (the one before) and `best.ckpt` (by the objective).
 
-    At the end of an epoch, after its validation and every other callback, so that the state is that of a whole epoch.
-    (Lightning's own ModelCheckpoint writes its last.ckpt only when the metric improves.)
+    At most every `every_seconds`, in the middle of an epoch too; less often where writing takes long, so that it takes
+    no more than a fiftieth of the time; and at the end. A state that is best and not yet due waits in memory. Each
+    file is the state of a whole step. (Lightning's own ModelCheckpoint writes its last.ckpt only when the metric
+    improves.)
 
     Args:
-        every_epochs: Epochs between two checkpoints; the last epoch always leaves one.
+        every_seconds: What a kill costs at most, where writing is quick. Zero writes each step.
     """
 
-    def __init__(self, every_epochs: int = 1) -> None:
-        self.every_epochs = every_epochs
+    def __init__(self, every_seconds: float = 1.0) -> None:
+        self.every_seconds = every_seconds
+        self._next = 0.0  # by time.monotonic
+        self._best: dict[str, Any] | None = None  # a state that is better than the one on disk
+        self._began_at = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
@@ -33,22 +46,70 @@ class Checkpoint(LightningCheckpoint):
         path = self.folder / "best.ckpt"
         return str(path) if path.is_file() else ""
 
+    def is_due(self, step: int) -> bool:
+        """Whether it is time to write the state after a step; the first step's is, so that there is one.
+
+        Args:
+            step: Optimizer steps done.
+        """
+        return time.monotonic() >= self._next and step > self._began_at
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began_at = trainer.global_step
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         objective = next((c for c in callbacks if isinstance(c, Objective)), None)
         # without validations the newest state is the best that is known
         improved = objective is None or objective.epoch in (None, epoch)
-        due = epoch % self.every_epochs == 0 or epoch == trainer.max_epochs or trainer.should_stop
-        if not improved and not due:
-            return
+        due = epoch == trainer.max_epochs or trainer.should_stop or self.is_due(trainer.global_step)
+        if trainer.world_size > 1:
+            due = trainer.strategy.broadcast(due)
+        if due or (improved and isinstance(trainer.strategy, FSDPStrategy)):
+            self.save(trainer, pl_module, best=improved)
+        elif improved and objective is not None and objective.epoch is not None:
+            state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            self._best = tree_map_only(torch.Tensor, _copy, state)
+
+    def save(self, trainer: Trainer, pl_module: LightningModule, *, best: bool = False) -> None:
+        """Writes the state as it is now as the last one.
+
+        Args:
+            trainer: Between two steps, or at the end of an epoch.
+            pl_module: What it trains.
+            best: Whether it is the best, too.
+        """
+        began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()  # so that a resume from here finds every line before it
-        best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
-        # the best first: after a kill between the two, the resumed run makes this epoch, and its best, again
-        trainer.save_checkpoint(best if improved else last)
-        if improved and trainer.is_global_zero:
-            _replace(last, by=best)
+        if not best:
+            self._write_best(trainer)
+        new = self.folder / ".last.ckpt.new"
+        trainer.save_checkpoint(new)
+        if trainer.is_global_zero:
+            # the best first: after a kill between the two, the resumed run makes this epoch, and its best, again
+            if best:
+                _replace(self.folder / "best.ckpt", by=new)
+            last = self.folder / "last.ckpt"
+            if last.is_file():
+                _replace(self.folder / "previous.ckpt", by=last)
+            new.replace(last)
+        self._best = None
+        now = time.monotonic()
+        self._next = now + max(self.every_seconds, (now - began) / MOST_SHARE)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._write_best(trainer)
+
+    def _write_best(self, trainer: Trainer) -> None:
+        if self._best is not None and trainer.is_global_zero:
+            state, self._best = self._best, None
+            trainer.strategy.checkpoint_io.save_checkpoint(state, self.folder / "best.ckpt")
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _replace(target: Path, by: Path) -> None:

@@ -43,6 +43,8 @@ class EpochOrder(DistributedSampler[int]):
             By default what torch.distributed says, if it is in use.
         world_size: How many processes there are.
         even: Whether every process gets as many examples, some of them twice; training needs it, scores forbid it.
+        epoch: Which epoch it is the order of.
+        skipped: Examples of this process that an interrupted epoch has behind it.
     """
 
     examples: int
@@ -52,6 +54,7 @@ class EpochOrder(DistributedSampler[int]):
     world_size: int = 1
     even: bool = True
     epoch: int = 0
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         if self.rank is None:
@@ -70,7 +73,7 @@ class EpochOrder(DistributedSampler[int]):
         return self.even or self.examples < self.world_size
 
     def indices(self) -> Tensor:
-        """The order of this epoch, shape (examples of this process,)."""
+        """The order of this epoch, shape (examples of this process,); without those skipped, the first time."""
         if self.shuffle:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
             order = torch.randperm(self.examples, generator=generator)
@@ -78,7 +81,8 @@ class EpochOrder(DistributedSampler[int]):
             order = torch.arange(self.examples)
         if self._padded and self.examples % self.world_size:
             order = torch.cat([order, order.repeat(self.world_size)[: -self.examples % self.world_size]])
-        return order[self.rank :: self.world_size]
+        skipped, self.skipped = self.skipped, 0
+        return order[self.rank :: self.world_size][skipped:]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices().tolist())
@@ -102,6 +106,10 @@ class MemoryLoader:
 
     def __len__(self) -> int:
         return math.ceil(len(self.sampler) / self.batch_size)
+
+    def skip(self, batches: int) -> None:
+        """Begins the next epoch behind its first batches."""
+        self.sampler.skipped = batches * self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         for indices in self.sampler.indices().to(self.inputs.device).split(self.batch_size):

@@ -66,6 +66,10 @@ class WorkerLoader:
                 raise batch
             yield batch
 
+    def skip(self, batches: int) -> None:
+        """Begins the next epoch behind its first batches."""
+        self.sampler.skipped = batches * self.batch_size
+
     def close(self) -> None:
         """Ends the worker processes, which otherwise wait for another epoch."""
         del self.loader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning import LightningModule
@@ -36,6 +36,15 @@ from tunelab.tasks.scored_weights import ScoredWeights
 Batch = tuple[Tensor, Tensor]
 Shares = list[tuple[Tensor, float]]
 """Targets, shape (batch, …), each with its weight: what an example is after mixing."""
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A part whose effect on a step depends on the steps before."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class SupervisedTask(LightningModule):
@@ -70,7 +79,7 @@ class SupervisedTask(LightningModule):
         parameter_groups: Callable[..., list[dict[str, Any]]],
         scheduler: Callable[..., Any],
         regularization: Mapping[str, Any],
-        clipping: Callable[[Iterable[Tensor]], Any] | None,
+        clipping: Any,
         metrics: Mapping[str, Callable[..., Metric]],
         seed: int,
         augmentation: Any = None,
@@ -92,8 +101,16 @@ class SupervisedTask(LightningModule):
         self.evaluation: Any = None  # for each part a mean loss and the metrics
         self.last_train_loss: float | None = None
         self._losses: list[Tensor] = []  # on the device, since `train/loss` was last written
+        self.clipped: list[Tensor] = []  # the same: 1 for each step that was clipped, else 0
         self._written_step = 0
         self._counted_batch = -1
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the hook that it is in some thirty times a step; nn.Module looks for tensors in it each time
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     # ---- what a subclass says
 
@@ -249,7 +266,9 @@ class SupervisedTask(LightningModule):
             if parameter.grad.stride() != parameter.stride():
                 parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
         if self.clipping is not None:
-            self.clipping(parameters)
+            clipped = self.clipping(parameters)
+            if getattr(self.clipping, "tells", False):
+                self.clipped.append(clipped)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self._counted_batch = -1
@@ -259,6 +278,7 @@ class SupervisedTask(LightningModule):
         if is_written(self.trainer, self.global_step) and self.global_step != self._written_step:
             self.last_train_loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean()).item()
             self._losses.clear()
+            self.clipped.clear()
             self._written_step = self.global_step
             write(self.trainer, {"train/loss": self.last_train_loss}, self.global_step)
 
@@ -314,8 +334,32 @@ class SupervisedTask(LightningModule):
         assert self.spec is not None
         checkpoint["data_spec"] = self.spec.to_json()
         checkpoint["scored_weights"] = self.scored_weights.state_dict()
+        checkpoint["unwritten"] = {
+            "losses": self._of_all_ranks(self._losses),  # shape (ranks, steps)
+            "clipped": [float(clipped) for clipped in self.clipped],
+            "last_train_loss": self.last_train_loss,
+        }
+        if isinstance(self.clipping, Remembers):
+            checkpoint["clipping"] = self.clipping.state_dict()
+
+    def _of_all_ranks(self, losses: list[Tensor]) -> Tensor:
+        if not losses:
+            return torch.empty(self.trainer.world_size, 0)
+        gathered = self.all_gather(torch.stack(losses))
+        assert isinstance(gathered, Tensor)
+        return gathered.reshape(self.trainer.world_size, -1).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights(checkpoint["state_dict"], self.state_dict())
-        if self.trainer.state.fn == "fit":
-            self.scored_weights.load_state_dict(checkpoint["scored_weights"])
+        if self.trainer.state.fn != "fit":
+            return
+        self.scored_weights.load_state_dict(checkpoint["scored_weights"])
+        unwritten = checkpoint["unwritten"]
+        losses = unwritten["losses"].to(self.trainer.strategy.root_device)
+        # of as many ranks as before, or of any other number
+        own = losses[self.global_rank] if len(losses) == self.trainer.world_size else losses.mean(0)
+        self._losses = list(own)
+        self.clipped = [torch.tensor(clipped, device=losses.device) for clipped in unwritten["clipped"]]
+        self.last_train_loss = unwritten["last_train_loss"]
+        if isinstance(self.clipping, Remembers) and "clipping" in checkpoint:
+            self.clipping.load_state_dict(checkpoint["clipping"])

@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM, which end a run between two steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WAITING = b"\nEnding after this step, so that its state can be saved. Once more: at once.\n"
+
+
+class Interrupted(BaseException):
+    """A run that was told to end.
+
+    Args:
+        signum: By which signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
+class Interrupts(Callback):
+    """Takes note of the first signal while steps are made, so that the state of a whole step can be saved.
+
+    Before the first step and after the last there is nothing to save, and the run ends at once; so it does at a second
+    signal. As a context it sets the handlers, and puts back those that were there.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._waits = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():  # Python's rule for handlers
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if not self._waits or self.received is not None:
+            raise Interrupted(signum)
+        self.received = signum
+        with suppress(OSError):
+            os.write(2, WAITING)  # a log or a bar may be in the middle of writing
+
+    def end_if_received(self) -> None:
+        """Ends the run if it was told to.
+
+        Raises:
+            Interrupted: With the signal.
+        """
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._waits = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._waits = False

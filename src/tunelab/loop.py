@@ -1,0 +1,125 @@
+"""Where a fit may be saved and ended, and how it goes on from there: between any two optimizer steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+from tunelab.callbacks import Checkpoint, Interrupts
+
+STEP_HOOKS = (
+    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
+    *("on_after_backward", "on_before_optimizer_step"),
+)
+GO_ON, SAVE, END = 0, 1, 2
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's loop over the batches of an epoch, which can be saved, ended and resumed between any two steps.
+
+    A state taken before a batch counts the batches before it; on a resume the loader begins behind them. One taken
+    within a validation counts all batches of its epoch; on a resume the validation is made again. Together with what
+    is keyed by (seed, epoch, batch), the resumed run is the uninterrupted one.
+
+    Args:
+        trainer: Whose loop it becomes.
+        interrupts: Whether the run was told to end.
+        seed: What a loader of the user's own draws its order from, together with the epoch.
+    """
+
+    def __init__(self, trainer: Trainer, interrupts: Interrupts, seed: int) -> None:
+        former = trainer.fit_loop.epoch_loop
+        super().__init__(trainer, min_steps=former.min_steps, max_steps=former.max_steps)
+        trainer.fit_loop.epoch_loop = self
+        self._interrupts, self._seed = interrupts, seed
+        trainer.callbacks.insert(0, _Hooks(self))  # type: ignore[attr-defined]
+        # Lightning's own handler would send to the other ranks in the middle of whatever they exchange
+        trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+
+    @property
+    def _checkpoint(self) -> Checkpoint | None:
+        callback = self.trainer.checkpoint_callback
+        return callback if isinstance(callback, Checkpoint) else None
+
+    def seed_order(self) -> None:
+        """Seeds what a loader that is not keyed draws its order from, before it begins an epoch."""
+        key = (self._seed * 1_000_003 + self.trainer.fit_loop.epoch_progress.current.processed) % 2**63
+        torch.default_generator.manual_seed(key)
+
+    def on_run_start(self, data_fetcher: Any) -> None:
+        batches = self.batch_progress.current.ready if self.restarting else 0
+        if not self.trainer.fit_loop.is_resuming:  # or it has begun the epoch already
+            self.seed_order()
+        super().on_run_start(data_fetcher)
+        if batches and not self._num_ready_batches_reached():
+            loaders = data_fetcher.combined_loader.flattened
+            if all(hasattr(loader, "skip") for loader in loaders):
+                for loader in loaders:
+                    loader.skip(batches)
+            else:
+                for _ in range(batches):
+                    next(data_fetcher.iterator)
+
+    def advance(self, data_fetcher: Any) -> None:
+        if self.restarting and self._num_ready_batches_reached():  # what is left of the epoch is its validation
+            self.val_loop.restarting = False
+            return
+        if self.batch_progress.current.ready % self.trainer.accumulate_grad_batches == 0:
+            self._look_around()
+        super().advance(data_fetcher)
+
+    def _look_around(self) -> None:
+        """Saves the state if it is time to, or ends the run with it if it was told to end."""
+        checkpoint, told = self._checkpoint, self._interrupts.received is not None
+        wanted = END if told else SAVE if checkpoint is not None and checkpoint.is_due(self.global_step) else GO_ON
+        if self.trainer.world_size > 1:  # rank 0 decides
+            decision = torch.tensor(wanted, device=self.trainer.strategy.root_device)
+            torch.distributed.broadcast(decision, src=0)
+            wanted = int(decision)
+        if wanted == GO_ON:
+            return
+        if checkpoint is not None:
+            checkpoint.save(self.trainer, self.trainer.lightning_module)
+        if wanted == END:
+            self._interrupts.received = self._interrupts.received or 15
+            self._interrupts.end_if_received()
+
+    def end_in_validation(self) -> None:
+        """Ends the run if it was told to, with a state that validates again."""
+        if self._interrupts.received is None or self.trainer.world_size > 1:  # several go on to the next step
+            return
+        self.val_loop.batch_progress.reset()
+        if self._checkpoint is not None:
+            self._checkpoint.save(self.trainer, self.trainer.lightning_module)
+        self._interrupts.end_if_received()
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Nothing: `_look_around` tells the ranks."""
+
+
+class _Hooks(Callback):
+    """What the loop is told by the trainer outside its own steps."""
+
+    def __init__(self, loop: EpochLoop) -> None:
+        self.loop = loop
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.loop.seed_order()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for owner in (*trainer.callbacks, pl_module):  # type: ignore[attr-defined]
+            _silence(owner, LightningModule if owner is pl_module else Callback)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.state.fn == "fit":
+            self.loop.end_in_validation()
+
+
+def _silence(owner: Any, base: type) -> None:
+    """Lets Lightning pass over the hooks of each step that nobody has written: it skips what cannot be called."""
+    for hook in STEP_HOOKS:
+        if getattr(type(owner), hook) is getattr(base, hook):
+            owner.__dict__[hook] = None

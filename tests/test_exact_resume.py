@@ -1,0 +1,125 @@
+"""Ended at any step and continued, a run is the uninterrupted one bit for bit: weights, optimizer, metrics, curves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+from test_command import Outcome, typed
+from test_resume import assert_the_same_run, scalars
+
+from tunelab.callbacks import Objective
+
+SHORT = ("size=tiny", "epochs=4", "threads=1", "trainer.log_every_n_steps=10")
+RECIPES = {
+    "the defaults": (),
+    "ema, sam, cutmix, augmentation": (
+        *("model=cnn", "optimizer=sam", "regularization=[ema,cutmix,dropout]", "augmentation=light"),
+        "augmentation.flip=false",
+    ),
+    "schedule-free, mixup, accumulation": (
+        *("optimizer=schedule_free", "regularization=[mixup,ema]", "trainer.accumulate_grad_batches=3"),
+    ),
+    "swa, plateau, early stopping, percentile clipping": (
+        *("scheduler=plateau", "scheduler.patience=0", "scheduler.factor=0.5", "clipping=percentile"),
+        *("regularization=[swa,early_stopping]", "regularization.swa.start_fraction=0.3", "regularization.early_stopping.patience=2"),
+    ),
+    "bf16, muon, dropconnect": ("trainer.precision=bf16-mixed", "optimizer=muon", "regularization=[dropconnect]"),
+    "validation every second epoch": ("trainer.check_val_every_n_epoch=2", "data=diabetes", "optimizer=lion", "batch_size=16"),
+}
+
+
+def curves(folder: Path) -> dict[str, list[int]]:
+    """The steps of each curve but those of the clock, which knows nothing of an epoch's part before the resume."""
+    return {tag: steps for tag, steps in scalars(folder).items() if not tag.startswith("throughput/")}
+
+
+def stopped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, batches: int, *arguments: str, number: int = signal.SIGINT
+) -> Outcome:
+    """Types a command that gets a signal in the hook behind so many batches of this part of the run."""
+    seen = 0
+
+    def stop(self: Objective, *args: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == batches:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "on_train_batch_end", stop)
+        return typed(folder, *arguments)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """whole(recipe): the folder of its uninterrupted run."""
+    made: dict[str, Path] = {}
+
+    def run(recipe: str) -> Path:
+        if recipe not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            outcome = typed(folder, *SHORT, *RECIPES[recipe], "hydra.run.dir=run")
+            assert outcome.folder == "run", outcome.text
+            made[recipe] = folder / "run"
+        return made[recipe]
+
+    return run
+
+
+def moments() -> list[Any]:
+    """Fifty of them, each with the recipe that is stopped there; those after the first of each are slow."""
+    draw = random.Random(4)
+    found = []
+    for number in range(50):
+        recipe = list(RECIPES)[number % len(RECIPES)]
+        marks = () if number < len(RECIPES) else pytest.mark.slow
+        found.append(pytest.param(recipe, draw.randrange(1, 80), draw.randrange(2), marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("recipe", "batches", "term"), moments())
+def test_a_run_that_is_ended_at_any_step_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any, recipe: str, batches: int, term: int
+) -> None:
+    number = signal.SIGTERM if term else signal.SIGINT
+    outcome = stopped(tmp_path, monkeypatch, batches, *SHORT, *RECIPES[recipe], "hydra.run.dir=cut", number=number)
+    assert outcome.code == 128 + number, outcome.text
+    assert "To continue: python train.py resume=cut" in outcome.text
+    assert json.loads((tmp_path / "cut" / "result.json").read_text())["status"] == "interrupted"
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(whole(recipe), tmp_path / "cut")
+    assert curves(tmp_path / "cut") == curves(whole(recipe))  # no gap, no step twice
+
+
+def test_a_run_may_be_ended_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any) -> None:
+    recipe = "schedule-free, mixup, accumulation"
+    stopped(tmp_path, monkeypatch, 2, *SHORT, *RECIPES[recipe], "hydra.run.dir=cut")
+    for batches in (1, 20, 3, 24, 7):
+        assert stopped(tmp_path, monkeypatch, batches, "resume=cut").code == 130
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(whole(recipe), tmp_path / "cut")
+    assert curves(tmp_path / "cut") == curves(whole(recipe))
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES)[:3])
+def test_a_run_that_is_ended_while_it_validates_validates_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any, recipe: str
+) -> None:
+    def stop(self: Objective, trainer: Trainer, *args: Any) -> None:
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "on_validation_epoch_start", stop)
+        outcome = typed(tmp_path, *SHORT, *RECIPES[recipe], "hydra.run.dir=cut")
+    assert outcome.code == 143, outcome.text
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(whole(recipe), tmp_path / "cut")
+    assert curves(tmp_path / "cut") == curves(whole(recipe))
