@@ -8,11 +8,22 @@ import pytest
 import torch
 from conftest import options
 from lightning import Callback
-from torch import nn
 
-from tunelab.callbacks import Checkpoint, EarlyStopping, GradientNorms, LearningRate, Objective, Throughput
+from tunelab.callbacks import (
+    Checkpoint,
+    DeadUnits,
+    EarlyStopping,
+    Finite,
+    Gradients,
+    Histograms,
+    LearningRate,
+    Objective,
+    Throughput,
+    Updates,
+)
 from tunelab.config import ConfigError
-from tunelab.run import build, complete
+from tunelab.prepare import complete
+from tunelab.run import build
 
 DATA = ("data=breast_cancer", "batch_size=32", "size=tiny")  # 455 training examples: 15 steps an epoch
 STEPS = 15
@@ -30,97 +41,26 @@ def _column(folder, metric):
 
 def test_every_callback_file_builds_its_class(compose):
     kinds = {name: type(build(compose(f"callbacks=[{name}]").callbacks[name])) for name in options("callbacks")}
-    assert kinds == {"checkpoint": Checkpoint, "gradient_norms": GradientNorms, "lr": LearningRate}
+    assert kinds == {
+        "checkpoint": Checkpoint,
+        "dead_units": DeadUnits,
+        "finite": Finite,
+        "gradients": Gradients,
+        "histograms": Histograms,
+        "lr": LearningRate,
+        "throughput": Throughput,
+        "updates": Updates,
+    }
 
 
-# ---- gradient norms
+# ---- when
 
 
-class _Norms(Callback):
-    """The gradient norm of each layer by autograd on the same batch, before the step and its clipping."""
-
-    def __init__(self):
-        self.layers, self.totals = [], []
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        loss = nn.functional.cross_entropy(module.model(batch[0]), batch[1])
-        named = list(module.model.named_parameters())
-        loss = loss + sum(regularizer.penalty(module.model) for regularizer in module._penalizing)
-        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named])
-        squares = {}
-        for (name, _), gradient in zip(named, gradients, strict=True):
-            layer = name.rpartition(".")[0]
-            squares[layer] = squares.get(layer, 0.0) + sum(g * g for g in gradient.flatten().tolist())
-        self.layers.append({layer: math.sqrt(square) for layer, square in squares.items()})
-        self.totals.append(math.sqrt(sum(squares.values())))
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        [],
-        ["clipping=norm", "clipping.max_norm=0.01"],
-        ["clipping=value", "clipping.clip_value=0.0001"],
-        ["regularization=[l2]", "regularization.l2.strength=0.1"],
-        ["activation=prelu", "model.normalization=layer"],
-    ],
-    ids=["plain", "clipped by norm", "clipped by value", "penalised", "more kinds of layers"],
-)
-def test_gradient_norms_are_those_of_a_loop_over_autograd_before_clipping(overrides, fit_with):
-    norms = _Norms()
-    every = ["epochs=1", "trainer.log_every_n_steps=1", "callbacks=[gradient_norms]", "logger=[csv]"]
-    fitted = fit_with([norms], *DATA, *every, *overrides)
-    totals = _column(fitted.folder, "gradients/total")
-    assert list(totals) == list(range(1, STEPS + 1))
-    assert list(totals.values()) == pytest.approx(norms.totals, rel=1e-4)
-    layers = {name for name, module in fitted.task.model.named_modules() if list(module.parameters(recurse=False))}
-    columns = {name.split("/", 1)[1] for name in _rows(fitted.folder)[0] if name.startswith("gradient_layers/")}
-    assert columns == layers == set(norms.layers[0])
-    for layer in layers:
-        expected = [measured[layer] for measured in norms.layers]
-        assert list(_column(fitted.folder, f"gradient_layers/{layer}").values()) == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_total_gradient_norm_is_the_root_of_the_layers_squares(fit):
-    _, folder = fit(*DATA, "epochs=2", "model.normalization=batch")
-    for row in _rows(folder):
-        if row["gradients/total"]:
-            squares = sum(float(value) ** 2 for name, value in row.items() if name.startswith("gradient_layers/"))
-            assert float(row["gradients/total"]) == pytest.approx(math.sqrt(squares), rel=1e-5)
-
-
-def test_gradient_norms_of_accumulated_gradients_are_those_of_the_step(fit_with):
-    # the mean over the batches of a step, not the last batch alone
-    class Accumulated(Callback):
-        def __init__(self):
-            self.norms = []
-
-        def on_before_optimizer_step(self, trainer, module, optimizer):
-            squares = [p.grad.double().square().sum().item() for p in module.model.parameters()]
-            self.norms.append(math.sqrt(sum(squares)))
-
-    seen = Accumulated()
-    overrides = ("epochs=1", "trainer.accumulate_grad_batches=4", "trainer.log_every_n_steps=1")
-    fitted = fit_with([seen], *DATA, *overrides, "callbacks=[gradient_norms]", "logger=[csv]")
-    assert _column(fitted.folder, "gradients/total") == pytest.approx(dict(enumerate(seen.norms, start=1)), rel=1e-5)
-    assert len(seen.norms) == 4  # 4 + 4 + 4 + 3 batches
-
-
-def test_frozen_layers_have_no_gradient_norm(compose):
-    task = build(complete(compose()).task)
-    task.model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    task.model[0].requires_grad_(False)
-    callback = GradientNorms()
-    callback.on_fit_start(SimpleNamespace(), task)
-    assert {name: len(parameters) for name, parameters in callback._layers.items()} == {"1": 2}
-
-
-@pytest.mark.parametrize("metric", ["gradients/total", "gradient_layers/head", "train/loss"])
 @pytest.mark.parametrize("interval", [4, 50])
-def test_metrics_of_steps_are_written_once_per_interval_and_at_each_epochs_end(metric, interval, fit):
+def test_the_training_loss_is_written_once_per_interval_and_at_each_epochs_end(interval, fit):
     _, folder = fit(*DATA, "epochs=3", f"trainer.log_every_n_steps={interval}")
     due = [step for step in range(1, 3 * STEPS + 1) if step % interval == 0 or step % STEPS == 0]
-    assert list(_column(folder, metric)) == due
+    assert list(_column(folder, "train/loss")) == due
 
 
 # ---- learning rate

@@ -48,7 +48,7 @@ def test_one_batch_makes_one_step_one_validation_and_one_test(fit: Fit, words: t
     result, folder = fit(*words, "debug=one_batch")
     assert (result["status"], result["epochs"], result["steps"]) == ("finished", 1, 1)
     (row,) = rows(folder)
-    assert {"train/loss", "val/loss", "test/loss", "gradients/total", "lr"} <= row.keys()
+    assert {"train/loss", "val/loss", "test/loss", "gradients/norm", "lr"} <= row.keys()
     assert (folder / "checkpoints" / "last.ckpt").is_file()
 
 

@@ -60,4 +60,4 @@ def test_hparams_and_scalars_of_a_folder_of_different_runs_are_served_with_each_
             assert shown[name]["best/val/accuracy"] == pytest.approx(result["objective"]["best"], rel=1e-6)
             with urllib.request.urlopen(f"{address}/data/plugin/scalars/tags", timeout=60) as answer:
                 tags = set(json.load(answer)[name])
-            assert {"train/loss", "val/loss", "val/accuracy", "lr", "gradients/total", "test/accuracy"} <= tags
+            assert {"train/loss", "val/loss", "val/accuracy", "lr", "gradients/norm", "test/accuracy"} <= tags

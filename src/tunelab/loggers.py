@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning import Trainer
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger as FabricTensorBoardLogger
@@ -15,10 +17,26 @@ from torch import Tensor
 
 from tunelab.folder import write_atomic
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import FileWriter
+
 Scalar = float | int | str | bool
 
 LOGGING = "[tunelab]logging"
 """What profilers know the writing of metrics by."""
+
+CHARTS = {
+    "training and validation": {
+        "loss": ["Multiline", ["train/loss", "val/loss"]],
+        "scores": ["Multiline", ["val/(?!loss$).*"]],
+    },
+    "layer by layer": {
+        "gradient norm": ["Multiline", ["layers/gradient_norm/.*"]],
+        "update ratio (healthy near 1e-3)": ["Multiline", ["layers/update_ratio/.*"]],
+        "share of dead units": ["Multiline", ["layers/dead_share/.*"]],
+    },
+}
+"""What TensorBoard's Custom Scalars tab draws together: the metrics that match, of all runs."""
 
 
 def is_written(trainer: Trainer, step: int) -> bool:
@@ -54,20 +72,63 @@ class TensorBoard(TensorBoardLogger):
 
     Not in the folder itself: opened alone, TensorBoard would call the run "." and find no metrics for its HParams row.
 
+    The scalars of a step make one event: each costs 50 µs, whatever is in it.
+
     Args:
         save_dir: The run's folder.
     """
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="tensorboard", default_hp_metric=False)
+        self._values: dict[str, float] = {}  # of a step, not yet an event
+        self._step, self._time = 0, 0.0  # its number, and when its first value came
+        self._kept: tuple[int, set[str]] = (-1, set())  # a resumed step, and what has been written of it
 
     def resume_from(self, step: int) -> None:
-        """Hides what an earlier part of the run wrote after this step, which will be written again."""
+        """Hides what an earlier part of the run wrote after this step, which will be written again.
+
+        What it wrote at the step stays, and is not written twice.
+        """
+        self._kept = step, _tags_at(step, Path(self.log_dir))
         self._kwargs["purge_step"] = step + 1
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        step = step or 0
+        if self._values and step != self._step:
+            self._write_event()
+        if not self._values:
+            self._step, self._time = step, time.time()
+        kept = self._kept[1] if step == self._kept[0] else ()
         # the epoch belongs to a line of the csv; as a curve it would only be a diagonal beside the real ones
-        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+        self._values.update({name: value for name, value in metrics.items() if name != "epoch" and name not in kept})
+
+    def log_histogram(self, name: str, values: Tensor, step: int) -> None:
+        """Writes how values are spread; those that are not finite have no place in it.
+
+        Args:
+            name: Its tag.
+            values: Any shape.
+            step: Optimizer steps done.
+        """
+        finite = values.detach().float().flatten()
+        finite = finite[finite.isfinite()]
+        if finite.numel() and not (step == self._kept[0] and name in self._kept[1]):
+            self.experiment.add_histogram(name, finite, step)
+
+    def _write_event(self) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values, self._values = self._values, {}
+        if values:
+            scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+            self._events.add_summary(Summary(value=scalars), self._step, self._time)
+
+    @cached_property
+    def _events(self) -> FileWriter:
+        """The event file, with what the Custom Scalars tab draws at its beginning."""
+        self.experiment.add_custom_scalars(CHARTS)
+        writer: FileWriter = self.experiment._get_file_writer()
+        return writer
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `log_knobs` writes them, with the objective beside them."""
@@ -85,17 +146,34 @@ class TensorBoard(TensorBoardLogger):
 
         _, session_start, session_end = hparams(dict(knobs), {})
         for summary in (session_start, session_end):
-            self.experiment._get_file_writer().add_summary(summary)
+            self._events.add_summary(summary)
 
     def save(self) -> None:
+        self._write_event()
         FabricTensorBoardLogger.save(self)  # without an hparams.yaml
 
     def finalize(self, status: str) -> None:
+        self._write_event()
         self.experiment.flush()  # open still: the test score comes after the fit, into the same file
 
     def close(self) -> None:
         """Ends the file."""
+        self._write_event()
         self.experiment.close()
+
+
+def _tags_at(step: int, folder: Path) -> set[str]:
+    """The tags that the event files of a folder have at a step and do not hide."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    tags: set[str] = set()
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            if event.HasField("session_log") and event.step <= step:
+                tags.clear()  # an earlier resume wrote it again
+            elif event.step == step:
+                tags.update(value.tag for value in event.summary.value)
+    return tags
 
 
 class Csv(Logger):
@@ -150,11 +228,17 @@ class Csv(Logger):
         self.save()
 
     def resume_from(self, step: int) -> None:
-        """Drops the lines of an earlier part of the run after this step, which will be written again."""
+        """Drops the lines of an earlier part of the run after this step, which will be written again.
+
+        What is written at the step itself, as by a validation that was still to come, joins its line.
+        """
         rows = self._rows()
         if rows:
             self._columns = list(rows[0])
-            self._rewrite([row for row in rows if int(row["step"]) <= step])
+            kept = [row for row in rows if int(row["step"]) <= step]
+            if kept and int(kept[-1]["step"]) == step:
+                self._saved = {**kept[-1], "step": step}
+            self._rewrite(kept)
 
     def _rows(self) -> list[dict[str, Any]]:
         if not self.path.exists():

@@ -138,7 +138,8 @@ def _sharded(values: dict[str, Any]) -> Iterator[str]:
     if "fsdp" not in str(values["trainer"].get("strategy")):
         return
     whole = {f"regularization.{name}": "" for name in ("ema", "swa") if name in values["regularization"]}
-    whole |= {"callbacks.gradient_norms": ""} if "gradient_norms" in values["callbacks"] else {}
+    norms = ("gradients", "updates", "histograms")
+    whole |= {f"callbacks.{name}": "" for name in norms if name in values["callbacks"]}
     whole |= {"clipping": " Try clipping=none."} if values["clipping"] else {}
     if str(values["optimizer"].get("_target_")).endswith(WHOLE_MATRICES):
         whole["optimizer"] = " Try optimizer=adamw."

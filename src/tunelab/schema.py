@@ -235,6 +235,18 @@ class Trainer(Part):
     enable_progress_bar: bool = Field(True, examples=["false"])
 
 
+class Profiler(Part):
+    """conf/profiler."""
+
+    rows: Count = Field(15, examples=[15])
+    wait: Annotated[int, Field(ge=0)] = Field(1, examples=[1])
+    warmup: Annotated[int, Field(ge=0)] = Field(1, examples=[1])
+    active: Count = Field(3, examples=[3])
+    record_shapes: bool = Field(True, examples=["true"])
+    profile_memory: bool = Field(True, examples=["true"])
+    with_stack: bool = Field(False, examples=["true"])
+
+
 class Recipe(BaseModel):
     """The composed config: the dials with their ranges, and the groups."""
 
@@ -277,4 +289,4 @@ class Recipe(BaseModel):
     task: Part
     callbacks: dict[str, Callback]
     logger: dict[str, Part]
-    profiler: Part | None
+    profiler: Profiler | None

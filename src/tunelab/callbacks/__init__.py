@@ -3,7 +3,7 @@
 from tunelab.callbacks.checkpoint import Checkpoint
 from tunelab.callbacks.dead_units import DeadUnits
 from tunelab.callbacks.early_stopping import EarlyStopping
-from tunelab.callbacks.finite import Finite, NotFiniteError, check_finite, kind, place
+from tunelab.callbacks.finite import Finite, NotFiniteError, kind, place
 from tunelab.callbacks.gradients import Gradients
 from tunelab.callbacks.histograms import Histograms
 from tunelab.callbacks.interrupts import Interrupted, Interrupts
@@ -12,7 +12,6 @@ from tunelab.callbacks.objective import Objective
 from tunelab.callbacks.pinpoint import Origin, Pinpoint, ReplayEnded
 from tunelab.callbacks.progress import Progress
 from tunelab.callbacks.throughput import Throughput
-from tunelab.callbacks.torch_profiler import TorchProfiler
 from tunelab.callbacks.updates import Updates
 
 __all__ = [
@@ -32,9 +31,7 @@ __all__ = [
     "Progress",
     "ReplayEnded",
     "Throughput",
-    "TorchProfiler",
     "Updates",
-    "check_finite",
     "kind",
     "place",
 ]

@@ -1,0 +1,33 @@
+"""What counts as a layer, and the norms of many tensors at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The layers of a model: linear maps, convolutions, embeddings and whatever else owns a weight of two dimensions.
+
+    Norms and lone parameters are none: they would double the curves without saying more.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        The parameters of each layer by its path, a weight first and then its bias.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        leaf = not any(module.children())
+        # a matrix that a container owns is a weight (of attention) or a lone parameter (of positions)
+        if any(p.ndim > 1 and (leaf or "weight" in name) for name, p in own.items()):
+            found[path or "model"] = list(own.values())
+    return found
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The Euclidean norm of each tensor, shape (len(tensors),), at float32 or better, on their device."""
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype))
