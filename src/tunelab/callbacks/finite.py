@@ -1,0 +1,126 @@
+"""Whether the run is still made of numbers: its losses, and its weights before they are saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from tunelab.errors import RunFailed
+from tunelab.loggers import is_written
+
+
+class NotFiniteError(RunFailed):
+    """A loss or a weight that has become NaN or Inf.
+
+    Args:
+        what: That has: the loss, or a weight.
+        value: What it has become: NaN or Inf.
+        step: In which optimizer step, counted from 1.
+        epoch: In which epoch, counted from 1.
+        batch: Which batch of the epoch it was, counted from 1.
+        batches: How many the epoch has; Inf where nobody knows.
+    """
+
+    def __init__(self, what: str, value: float, *, step: int, epoch: int, batch: int, batches: float) -> None:
+        self.step, self.batch = step, batch
+        super().__init__(f"{what[0].upper()}{what[1:]} became {kind(value)} at {place(step, epoch, batch, batches)}.")
+
+
+def kind(value: float) -> str:
+    """How a value that is no finite number is called: NaN or Inf."""
+    return "NaN" if math.isnan(value) else "Inf"
+
+
+def place(step: int, epoch: int, batch: int, batches: float) -> str:
+    """A step in words, all counted from 1."""
+    of = f" of {batches}" if math.isfinite(batches) else ""
+    return f"step {step} (epoch {epoch}, batch {batch}{of})"
+
+
+class Finite(Callback):
+    """Ends a run whose loss or weights have become NaN or Inf. Looks once per logging interval and before each save.
+
+    You would see the run end with the step at which they did, and the layer in which it began; the checkpoints are of
+    steps before. (A gradient that is Inf is no reason: in float16 the scaler skips its step.)
+    """
+
+    def __init__(self) -> None:
+        self._step = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if is_written(trainer, step) and step != self._step:
+            self._step = step
+            check_finite(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_finite(trainer, pl_module)  # before anything is written
+
+
+@torch.no_grad()
+def check_finite(trainer: Trainer, task: LightningModule) -> None:
+    """Refuses a state that is not worth going on with.
+
+    Reads the device once. All ranks call it together.
+
+    Args:
+        trainer: In a fit, at the end of a step or between two.
+        task: What it trains.
+
+    Raises:
+        NotFiniteError: If a loss since the last logging interval, a weight or a batch norm's statistic is NaN or Inf.
+    """
+    losses, tensors = list(getattr(task, "_losses", ())), dict(weights(task))
+    norms = torch._foreach_norm(list(tensors.values()), math.inf) if tensors else ()
+    largest = [torch.stack([norm.float() for norm in norms]).max()] if norms else []  # NaN if one is
+    measured = torch.stack([*(loss.float() for loss in losses), *largest]) if losses or largest else torch.zeros(1)
+    together = trainer.strategy.reduce(measured, reduce_op="sum")
+    assert isinstance(together, Tensor)
+    values = _read(together)
+    bad = next((index for index, value in enumerate(values) if not math.isfinite(value)), None)
+    if bad is None:
+        return
+    batch, batches = trainer.fit_loop.epoch_loop.batch_idx, trainer.num_training_batches
+    epoch = trainer.current_epoch + 1
+    if bad < len(losses):
+        batch -= len(losses) - 1 - bad
+        what, step = "the loss", step_of(trainer, batch)
+    else:
+        names = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        what, step = f"`{names[0]}`" if names else "a weight", trainer.global_step
+        if batch < 0:  # the epoch has not begun
+            epoch, batch = epoch - 1, int(batches) - 1
+    raise NotFiniteError(what, values[bad], step=step, epoch=epoch, batch=batch + 1, batches=batches)
+
+
+def weights(task: LightningModule) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a task and the statistics of its batch norms, by name. Masks may hold Inf on purpose."""
+    tensors = [*task.named_parameters(), *task.named_buffers()]
+    for name, tensor in tensors:
+        statistic = name.endswith(("running_mean", "running_var"))
+        if tensor.is_floating_point() and tensor.numel() and (isinstance(tensor, torch.nn.Parameter) or statistic):
+            yield name.removeprefix("model."), tensor.detach()
+
+
+def _read(values: Tensor) -> list[float]:
+    found: list[float] = values.tolist()
+    return found
+
+
+def step_of(trainer: Trainer, batch_idx: int) -> int:
+    """The optimizer step, counted from 1, that a batch of this epoch belongs to.
+
+    Args:
+        trainer: At the end of a batch of this epoch, or between two.
+        batch_idx: The same or an earlier one, counted from 0.
+    """
+    full, last = trainer.accumulate_grad_batches, trainer.fit_loop.epoch_loop.batch_idx
+    done = math.ceil((last + 1) / full) if trainer.is_last_batch else (last + 1) // full
+    return trainer.global_step - done + batch_idx // full + 1
