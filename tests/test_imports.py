@@ -45,6 +45,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "data": (set(), {"PIL", "datasets", "huggingface_hub", "lightning", "pandas", "sklearn"}),
     # what is asked for, and what is left behind: no torch, but for the record of a run and its checkpoints
     "own_code": (set(), set()),
+    "checkout": (set(), set()),
     "whitelist": ({"own_code"}, set()),
     "project": (set(), set()),
     "schema": (set(), {"pydantic", "pydantic_core"}),
@@ -54,24 +55,27 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "catalogue": ({"config"}, {"hydra", "omegaconf", "yaml"}),
     "folder": (set(), {"omegaconf", "yaml"}),
     "summary": (set(), {"rich"}),
-    "record": ({"folder"}, {"omegaconf"}),
+    "record": ({"folder", "own_code"}, {"omegaconf"}),
     "checkpoints": (set(), {"lightning"}),
     # a fit
     "loggers": ({"folder"}, {"lightning", "tensorboard"}),
     "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
     "callbacks": ({"loggers"}, {"lightning", "rich"}),
+    "profilers": ({"folder", "loggers"}, {"lightning", "rich"}),
     # what brings them together
     "ranks": (set(), set()),
-    "loop": ({"callbacks"}, {"lightning"}),
+    "lean": ({"tasks"}, {"lightning"}),
+    "loop": ({"callbacks", "lean"}, {"lightning"}),
+    "replay": ({"callbacks", "checkpoints"}, {"lightning", "omegaconf"}),
     "prepare": (set(), {"hydra", "lightning", "omegaconf"}),
     "run": (
-        {"callbacks", "checkpoints", "folder", "loggers", "loop", "prepare", "ranks", "record", "whitelist"},
+        {"callbacks", "checkpoints", "folder", "lean", "loggers", "loop", "prepare", "ranks", "record", "replay", "whitelist"},
         {"hydra", "omegaconf", "lightning"},
     ),
     "follower": ({"folder", "record", "run"}, set()),
     "predictor": ({"checkpoints", "config", "data", "folder", "prepare", "run", "tasks"}, {"pandas"}),
-    "job": ({"catalogue", "config", "folder", "prepare", "record", "run", "summary"}, {"hydra", "omegaconf"}),
+    "job": ({"catalogue", "checkout", "config", "folder", "prepare", "record", "run", "summary"}, {"hydra", "omegaconf"}),
     "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),
     "command": (
         {
@@ -88,9 +92,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 
 # inside a package, files share one that is meant for it
 SHARED = {
-    "callbacks": {"layers", "objective"},
+    "callbacks": {"finite", "layers", "objective"},
     "data": {"arrays", "columns", "files", "memory", "pictures", "splits", "targets", "values", "workers"},
     "models": {"blocks"},
+    "profilers": {"fit"},
     "schedules": {"warmup"},
     "regularizers": {"mixing"},
     "tasks": {"batch_norm", "parts", "scored_weights", "supervised"},

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import platform
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
@@ -55,6 +59,71 @@ def claim(wanted: Path) -> Path:
             raise ConfigError(unwritable(path, error)) from None
         return path
     raise ConfigError(f"`name` must lead to a new folder, got {wanted}, of which 999 exist. Choose another name=.")
+
+
+def discard(folder: Path) -> None:
+    """Removes the folder of a run that did not begin, and what is empty above it up to where the user stands."""
+    shutil.rmtree(folder)
+    for parent in folder.parents:
+        if not parent.is_relative_to(Path.cwd()) or parent == Path.cwd():
+            return
+        try:
+            parent.rmdir()
+        except OSError:  # it holds something
+            return
+
+
+@contextlib.contextmanager
+def in_use(folder: Path, key: str) -> Iterator[None]:
+    """Keeps a run's folder to this process while it trains there; the system lets go of it however the process ends.
+
+    Where files cannot be locked nothing is kept. A POSIX lock, which workers that this process forks do not hold on to.
+
+    Args:
+        folder: The run's folder, which exists.
+        key: What the user typed it for, for the message.
+
+    Raises:
+        ConfigError: If another process has it.
+    """
+    path = folder / ".lock"
+    file = _locked(path, key)
+    try:
+        yield
+    finally:
+        if file is not None:
+            path.unlink(missing_ok=True)  # while it is still ours: nobody else can have locked this file
+            file.close()
+
+
+def _locked(path: Path, key: str) -> TextIO | None:
+    """The file, open and locked by this process; None where that is not possible."""
+    while True:
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError:
+            return None
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}")
+                file.flush()
+                return file
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            raise ConfigError(
+                f"`{key}` must be a folder in which no other run is going on, got {path.parent}, which is in use by "
+                f"{holder}. Wait for it, or end it."
+            ) from None
+        except FileNotFoundError:
+            pass  # its owner removed it between our open and our lock
+        except OSError:
+            file.close()
+            return None
+        file.close()
 
 
 def unwritable(path: Path, error: OSError) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from tunelab import catalogue
+from tunelab import catalogue, checkout
 from tunelab.config import MEMBER_GROUPS, validate
-from tunelab.errors import ConfigError
-from tunelab.folder import RunFolder
+from tunelab.errors import ConfigError, RunFailed
+from tunelab.folder import RunFolder, discard, in_use
 
 log = logging.getLogger("tunelab")
 
@@ -43,10 +41,22 @@ def train_job(cfg: DictConfig) -> float | None:
     Returns:
         The best value of the objective, for Hydra's sweepers.
     """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with in_use(folder, "resume" if cfg.resume else "hydra.run.dir"):
+        checkout.look()  # beside the import
+        result = _train(cfg, folder)
+    from tunelab.summary import show_result
+
+    show_result(result, folder)
+    best = result["objective"]["best"]
+    return float(best) if best is not None else None
+
+
+def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """What the run ended with, or the end of this process, said in words."""
     job = HydraConfig.get()
     multirun = job.mode == RunMode.MULTIRUN
-    folder = Path(job.runtime.output_dir)
-    new = not cfg.resume
+    keeps = multirun or cfg.resume  # the folder, whatever becomes of the run
     try:
         import_torch()
         recipe, start, checkpoint = _recipe(cfg)
@@ -59,18 +69,19 @@ def train_job(cfg: DictConfig) -> float | None:
             _check_direction(recipe, job.sweeper)
         from tunelab.run import train
 
-        result = train(recipe, folder, start, checkpoint=checkpoint)
+        return train(recipe, folder, start, checkpoint=checkpoint)
     except ConfigError as error:
         log.error("%s", error)
-        if not multirun and new and not (folder / "checkpoints").exists():
+        if not keeps and not (folder / "checkpoints").exists():
             logging.shutdown()
-            shutil.rmtree(folder)
-            with contextlib.suppress(OSError):
-                folder.parent.rmdir()  # of this name, unless it has other runs
+            discard(folder)
+        sys.exit(1)
+    except RunFailed as error:
+        log.error("%s", error)
         sys.exit(1)
     except KeyboardInterrupt:
-        if new and not multirun and not (folder / "config.yaml").exists():
-            shutil.rmtree(folder)  # before anything was in it
+        if not keeps and not (folder / "config.yaml").exists():
+            discard(folder)  # before anything was in it
         sys.exit(130)
     except SystemExit as stop:
         if stop.code in (130, 143) and (folder / "checkpoints" / "last.ckpt").is_file():
@@ -78,11 +89,6 @@ def train_job(cfg: DictConfig) -> float | None:
         elif stop.code in (130, 143):
             log.info("Interrupted before the first checkpoint: there is nothing to continue from.")
         raise
-    from tunelab.summary import show_result
-
-    show_result(result, folder)
-    best = result["objective"]["best"]
-    return float(best) if best is not None else None
 
 
 def import_torch() -> None:
@@ -120,11 +126,12 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
     choices = {str(g): option for g, option in job.runtime.choices.items() if not str(g).startswith("hydra/")}
     # Hydra does not record what was chosen in a list
     choices |= {group: list(cfg[group]) for group in MEMBER_GROUPS}
+    command, here = os.environ[COMMAND_VARIABLE], checkout.seen()
     if cfg.repeat:
         run = RunFolder.find(cfg.repeat, "repeat")
-        recipe = run.config
+        before, recipe = run.record, run.config
         recipe.name = cfg.name
-        return recipe, Start(os.environ[COMMAND_VARIABLE], run.record["overrides"], run.record["choices"]), None
+        return recipe, Start(command, before["overrides"], before["choices"], here, repeated=before), None
     if cfg.resume:
         run = RunFolder.find(cfg.resume, "resume")
         changed = {o.split("=")[0].lstrip("+~").split(".")[0] for o in job.overrides.task} & set(RESUME_MAY_CHANGE)
@@ -134,9 +141,9 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
             for key in changed | ({"trainer"} if "epochs" in changed else set()):  # which reads the epochs
                 recipe[key] = cfg[key]
             overrides = [o for o in job.overrides.task if not o.startswith("resume=")]
-        start = Start(os.environ[COMMAND_VARIABLE], overrides, choices if changed else run.record["choices"])
+        start = Start(command, overrides, choices if changed else run.record["choices"], here)
         return recipe, start, given if given.is_file() else run.checkpoint("last")
-    return cfg, Start(os.environ[COMMAND_VARIABLE], list(job.overrides.task), choices), None
+    return cfg, Start(command, list(job.overrides.task), choices, here), None
 
 
 def _shown(folder: Path) -> Path:

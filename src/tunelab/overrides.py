@@ -134,7 +134,20 @@ def recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
                     f"For a new run type: {change}"
                 )
         if others:
-            typed = {override.key_or_group for override in others}
-            return [o for o in run.record["overrides"] if catalogue.parse([o])[0].key_or_group not in typed]
+            recorded = catalogue.parse(list(run.record["overrides"]))
+            return [str(o.input_line) for o in recorded if _still_holds(o, recorded, others)]
         return [f"name={quoted(run.config.name)}"]
     return []
+
+
+def _still_holds(override: Override, recorded: list[Override], typed: list[Override]) -> bool:
+    """Whether an override of a run is still one of it when these are typed on a resume."""
+    key = override.key_or_group
+    same = [o for o in typed if o.key_or_group == key]
+    if same:  # an added key must be there for its value to be changed
+        return (override.is_add() or override.is_force_add()) and not any(o.is_add() or o.is_force_add() for o in same)
+    group, _, rest = key.partition(".")
+    anew = [o for o in typed if o.key_or_group == group and catalogue.takes_several(o)]
+    member = rest.split(".")[0]
+    added = any(o.key_or_group == f"{group}.{member}._target_" for o in recorded)  # not by its name in the list
+    return not rest or not anew or added or member in catalogue.chosen(anew[-1])

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from tunelab import own_code
+from tunelab.errors import show
 from tunelab.folder import write_atomic, write_json
+
+log = logging.getLogger("tunelab")
 
 PACKAGES = (
     "tunelab",
@@ -29,6 +36,20 @@ PACKAGES = (
     "pandas",
 )
 
+VARIABLES = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "KMP_DETERMINISTIC_REDUCTION",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_DYNAMIC",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+"""Of the environment, what decides in which order or how exactly numbers are added; the threads stand apart."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -38,15 +59,22 @@ class Start:
         command: What was typed.
         overrides: Its choices and values, which compose the recipe again.
         choices: The option of each group.
+        checkout: The git commit it was asked for in, and whether something was changed since; None outside a checkout.
+        repeated: The record of the run that this one is to repeat.
     """
 
     command: str
     overrides: list[str]
     choices: Mapping[str, Any]
+    checkout: Mapping[str, Any] | None = None
+    repeated: Mapping[str, Any] | None = None
 
 
 def record(folder: Path, cfg: DictConfig, start: Start) -> None:
-    """Writes config.yaml and run.json: all that it takes to run it again. A resume is added to what began it."""
+    """Writes config.yaml and run.json: all that it takes to run it again. A resume is added to what began it.
+
+    Warns of what is otherwise than in the run that is repeated or resumed, if it may change the last bits.
+    """
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     now = {
         "command": start.command,
@@ -58,30 +86,100 @@ def record(folder: Path, cfg: DictConfig, start: Start) -> None:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": {
             "platform": platform.platform(),
+            "host": platform.node(),
+            "libc": " ".join(platform.libc_ver()),
+            "cpu": _cpu(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "code": code_hash(),
+        "own_code": {name: _hash_of(name) for name in own_code.trusted()},
+        "checkout": None if start.checkout is None else dict(start.checkout),
     }
     path = folder / "run.json"
+    if start.repeated is not None:
+        _warn("repeated", start.repeated, now)
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
+        resumes = before.pop("resumes", [])
+        latest: dict[str, Any] = before
+        for resume in resumes:
+            latest = latest | resume
+        _warn("resumed", latest, now)
         result = folder / "result.json"
         if result.is_file():  # that of the part before, and its look at the test set
             now["result_before"] = json.loads(result.read_text(encoding="utf-8"))
             result.unlink()
-        resumes = [*before.pop("resumes", []), {key: value for key, value in now.items() if before.get(key) != value}]
+        resumes = [*resumes, {key: value for key, value in now.items() if latest.get(key) != value}]
         now = {**before, "overrides": start.overrides, "choices": dict(start.choices), "resumes": resumes}
     write_json(path, now)
 
 
-def code_hash() -> str:
-    """SHA-256 over the package's source files, in order of their paths."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What may change the last bits of a run and differs between two records, each as `torch 2.12.0 → 2.13.0`.
+
+    What one of the records does not say is passed over.
+    """
+    found = []
+    for name in ("versions", "machine", "environment", "own_code"):
+        was, is_now = before.get(name), now.get(name)
+        if not isinstance(was, Mapping) or not isinstance(is_now, Mapping):
+            continue
+        for key in dict.fromkeys([*was, *is_now]):
+            partial = name in ("versions", "machine") and (key not in was or key not in is_now)
+            if partial or key in ("platform", "host") or was.get(key) == is_now.get(key):
+                continue
+            label = f"code of {key}" if name == "own_code" else key.replace("cpu_capability", "CPU capability")
+            found.append(f"{label} {_said(was.get(key))} → {_said(is_now.get(key))}")
+    for key, label in (("threads", "threads"), ("code", "code of tunelab")):
+        if key in before and before[key] != now.get(key):
+            found.append(f"{label} {_said(before[key])} → {_said(now.get(key))}")
+    dirty = [bool((values.get("checkout") or {}).get("dirty")) for values in (before, now)]
+    if dirty[0] != dirty[1]:
+        found.append("uncommitted changes {} → {}".format(*("yes" if each else "no" for each in dirty)))
+    return found
+
+
+def _warn(how: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if found := differences(before, now):
+        log.warning("It is %s under other conditions, so the last bits may differ: %s.", how, "; ".join(found))
+
+
+def _said(value: Any) -> str:
+    """A value of a record in a line: of a hash its beginning."""
+    text = "none" if value is None else show(value)
+    return text[:8] if len(text) == 64 and " " not in text else text
+
+
+def _cpu() -> str:
+    """The model of the processor: libraries choose what they run by it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def code_hash(source: Path = Path(__file__).parent) -> str:
+    """SHA-256 over the Python files of a folder, in order of their paths, or over one file; by default over tunelab."""
     digest = hashlib.sha256()
-    package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    for path in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
+        digest.update(str(path.relative_to(source)).encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _hash_of(package: str) -> str | None:
+    """The hash of a package of the user's own; None if Python finds none from here."""
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    folders = list(spec.submodule_search_locations or [])
+    origin = folders[0] if folders else spec.origin
+    return code_hash(Path(origin)) if origin and Path(origin).exists() else None
 
 
 def knobs(cfg: DictConfig, start: Start) -> dict[str, float | str | bool]:
