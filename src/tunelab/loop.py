@@ -9,11 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from tunelab.callbacks import Checkpoint, Interrupts
+from tunelab.lean import LeanOptimization, leave_out_idle
 
-STEP_HOOKS = (
-    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
-    *("on_after_backward", "on_before_optimizer_step"),
-)
 GO_ON, SAVE, END = 0, 1, 2
 
 
@@ -34,6 +31,7 @@ class EpochLoop(_TrainingEpochLoop):
         former = trainer.fit_loop.epoch_loop
         super().__init__(trainer, min_steps=former.min_steps, max_steps=former.max_steps)
         trainer.fit_loop.epoch_loop = self
+        self.automatic_optimization: LeanOptimization = LeanOptimization(trainer)
         self._interrupts, self._seed = interrupts, seed
         trainer.callbacks.insert(0, _Hooks(self))  # type: ignore[attr-defined]
         # Lightning's own handler would send to the other ranks in the middle of whatever they exchange
@@ -96,6 +94,26 @@ class EpochLoop(_TrainingEpochLoop):
             self._checkpoint.save(self.trainer, self.trainer.lightning_module)
         self._interrupts.end_if_received()
 
+    def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
+        if not self.automatic_optimization.plain:
+            super().update_lr_schedulers(interval, update_plateau_schedulers)
+            return
+        if update_plateau_schedulers or interval != "step" or self._should_accumulate():
+            return  # ours step after each optimizer step, and none is Lightning's kind of plateau
+        for config in self.trainer.lr_scheduler_configs:
+            self.scheduler_progress.increment_ready()
+            config.scheduler.step()
+            self.scheduler_progress.increment_completed()
+
+    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
+        return self.batch_progress.is_last_batch and super()._should_check_val_fx(data_fetcher)
+
+    def _build_kwargs(self, kwargs: Any, batch: Any, batch_idx: int) -> Any:
+        if not self.automatic_optimization.plain:
+            return super()._build_kwargs(kwargs, batch, batch_idx)
+        kwargs["batch"], kwargs["batch_idx"] = batch, batch_idx  # Lightning would inspect the signature at each step
+        return kwargs
+
     def _broadcast_sigterm_tensor(self) -> None:
         """Nothing: `_look_around` tells the ranks."""
 
@@ -110,16 +128,9 @@ class _Hooks(Callback):
         self.loop.seed_order()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for owner in (*trainer.callbacks, pl_module):  # type: ignore[attr-defined]
-            _silence(owner, LightningModule if owner is pl_module else Callback)
+        leave_out_idle(trainer)
+        self.loop.automatic_optimization.begin()
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.state.fn == "fit":
             self.loop.end_in_validation()
-
-
-def _silence(owner: Any, base: type) -> None:
-    """Lets Lightning pass over the hooks of each step that nobody has written: it skips what cannot be called."""
-    for hook in STEP_HOOKS:
-        if getattr(type(owner), hook) is getattr(base, hook):
-            owner.__dict__[hook] = None

@@ -12,15 +12,15 @@ from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig, OmegaConf
 
 from tunelab import ranks
-from tunelab.callbacks import Interrupted, Interrupts, NotFiniteError, Objective, Progress, Throughput
+from tunelab.callbacks import Interrupted, Interrupts, NotFiniteError, Objective, Progress, Throughput, noticed
 from tunelab.checkpoints import AtomicCheckpointIO, epochs_done, not_written, read_checkpoint
 from tunelab.errors import ConfigError, RunFailed, unexpected
 from tunelab.folder import RunFolder, write_json
+from tunelab.lean import NoProfiler
 from tunelab.loggers import TensorBoard
 from tunelab.loop import EpochLoop
 from tunelab.prepare import check_devices, complete, prepare_process
@@ -71,7 +71,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
 
     Raises:
         ConfigError: If the data or the model does not allow it, before the first step.
-        RunFailed: If the disk is full.
+        RunFailed: If its loss became NaN or Inf, or the disk is full.
         SystemExit: With code 130 if the user interrupted it, 143 if it was told to end.
     """
     cfg = complete(cfg)
@@ -79,8 +79,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     check_devices(cfg)
     first_step = check_resumable(checkpoint, cfg) if checkpoint else 0
 
-    data: LightningDataModule = build(cfg.data)
-    task: LightningModule = build(_resumed(cfg.task) if checkpoint else cfg.task)
+    data, task = build(cfg.data), build(_resumed(cfg.task) if checkpoint else cfg.task)
     objective, throughput = Objective(cfg.objective, cfg.objective_direction), Throughput()
     leads = ranks.rank() == 0  # the only one that writes
     if leads:
@@ -99,7 +98,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
                 write_json(folder / "result.json", result)
             interrupts.end_if_received()
             if cfg.test:
-                trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]  # asked about is the fit
+                trainer.profiler = NoProfiler()  # type: ignore[attr-defined]  # asked about is the fit
                 result["test"] = score(trainer, task, data, best_checkpoint(trainer))
                 if leads:
                     write_json(folder / "result.json", result)
@@ -107,13 +106,9 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
             if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
                 write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
             raise SystemExit(stop.exit_code) from None
-        except NotFiniteError as error:
-            if not leads:
-                raise SystemExit(1) from None
-            message = explain(error, cfg, partial(fit_again, cfg, folder, interrupts), newest(folder, checkpoint, error))
-            ended = summarise(trainer, task, objective, throughput) | {"status": "diverged", "message": message}
-            write_json(folder / "result.json", ended)
-            raise RunFailed(message) from None
+        except (NotFiniteError, RuntimeError) as error:
+            ended = summarise(trainer, task, objective, throughput)
+            raise diverged(noticed(error, trainer), cfg, folder, checkpoint, interrupts, ended) from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -122,6 +117,31 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
         if hasattr(logger, "close"):
             logger.close()
     return result
+
+
+def diverged(
+    error: NotFiniteError,
+    cfg: DictConfig,
+    folder: Path,
+    checkpoint: Path | None,
+    interrupts: Interrupts,
+    result: dict[str, Any],
+) -> RunFailed:
+    """What a run ends with whose loss became NaN or Inf: where it began, which is recorded, too.
+
+    Args:
+        error: How it was noticed.
+        cfg: The completed recipe.
+        folder: The run's folder.
+        checkpoint: What it was resumed from.
+        interrupts: Whether the run was told to end.
+        result: What it has reached.
+    """
+    if ranks.rank() != 0:  # which says it
+        raise SystemExit(1) from None
+    message = explain(error, cfg, partial(fit_again, cfg, folder, interrupts), newest(folder, checkpoint, error))
+    write_json(folder / "result.json", {**result, "status": "diverged", "message": message})
+    return RunFailed(message)
 
 
 def fit_again(
@@ -183,7 +203,9 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> T
         callbacks = [*callbacks, Progress(next(c for c in callbacks if isinstance(c, Objective)))]
     callbacks = [*callbacks, *(build(callback) for callback in cfg.callbacks.values())]
     profiler = build(cfg.profiler)
-    if profiler is not None:
+    if profiler is None:
+        profiler = NoProfiler()
+    else:
         profiler.dirpath = folder
     trainer: Trainer = build(
         cfg.trainer,

@@ -16,7 +16,7 @@ from tunelab.callbacks.objective import Objective
 
 log = logging.getLogger("tunelab")
 
-REFRESH_SECONDS = 0.1
+REFRESH_SECONDS = 0.25
 LINES_WITHOUT_TERMINAL = 10
 
 

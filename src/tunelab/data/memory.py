@@ -113,7 +113,7 @@ class MemoryLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for indices in self.sampler.indices().to(self.inputs.device).split(self.batch_size):
-            yield self.inputs[indices], self.targets[indices]
+            yield self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
 
 
 class SplitData(LightningDataModule):

@@ -337,6 +337,7 @@ class SupervisedTask(LightningModule):
         checkpoint["unwritten"] = {
             "losses": self._of_all_ranks(self._losses),  # shape (ranks, steps)
             "clipped": [float(clipped) for clipped in self.clipped],
+            "since": self._written_step,
             "last_train_loss": self.last_train_loss,
         }
         if isinstance(self.clipping, Remembers):
@@ -360,6 +361,6 @@ class SupervisedTask(LightningModule):
         own = losses[self.global_rank] if len(losses) == self.trainer.world_size else losses.mean(0)
         self._losses = list(own)
         self.clipped = [torch.tensor(clipped, device=losses.device) for clipped in unwritten["clipped"]]
-        self.last_train_loss = unwritten["last_train_loss"]
+        self._written_step, self.last_train_loss = unwritten["since"], unwritten["last_train_loss"]
         if isinstance(self.clipping, Remembers) and "clipping" in checkpoint:
             self.clipping.load_state_dict(checkpoint["clipping"])
