@@ -139,6 +139,11 @@ def test_all_mistakes_of_a_command_line_are_said_at_once(tmp_path: Path) -> None
         assert re.search(rf"got {wrong}\. Did you mean .*\b{meant}\b", text)
 
 
+def test_an_unknown_option_is_refused_beside_a_name_and_a_folder_of_the_users_own(tmp_path: Path) -> None:
+    text = refused(typed(tmp_path, "optimizer=adammw", "name=mine", "hydra.run.dir=run"), 2)
+    assert "got adammw. Did you mean" in text
+
+
 def test_a_dial_is_not_mistaken_for_a_group_of_hydra(tmp_path: Path) -> None:
     assert "hydra/" not in refused(typed(tmp_path, "dropoutt=0.1"), 2)
 

@@ -192,7 +192,7 @@ def _other_containers(cfg: DictConfig, overrides: list[Override]) -> Iterator[st
     """A sentence for each value that is a list where keys stand, or keys where a list stands."""
     for override in overrides:
         key, value = override.key_or_group, override.value()
-        there = OmegaConf.select(cfg, key, throw_on_missing=False)
+        there = OmegaConf.select(cfg, key, throw_on_missing=False, throw_on_resolution_failure=False)
         typed = str(override.input_line).partition("=")[2]
         if isinstance(there, ListConfig) and isinstance(value, dict):
             yield f"`{key}` must be a list, got {typed}. Write it in brackets: '{key}=[{typed}]'."

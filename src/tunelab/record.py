@@ -37,7 +37,6 @@ PACKAGES = (
 )
 
 VARIABLES = (
-    "CUBLAS_WORKSPACE_CONFIG",
     "KMP_DETERMINISTIC_REDUCTION",
     "MKL_CBWR",
     "MKL_DYNAMIC",
@@ -48,7 +47,7 @@ VARIABLES = (
     "OPENBLAS_CORETYPE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
-"""Of the environment, what decides in which order or how exactly numbers are added; the threads stand apart."""
+"""Of the environment, what decides in which order or how exactly numbers are added; threads stand apart."""
 
 
 @dataclass(frozen=True)
