@@ -160,6 +160,8 @@ def failed(fit: Fit, tmp_path: Path) -> Callable[..., tuple[str, Path]]:
         pytest.param(("regularization=[ema]",), "step 8 (epoch 2, batch 3 of 5)", id="ema"),
         pytest.param(("regularization=[mixup,l1]",), "step 8 (epoch 2, batch 3 of 5)", id="mixed"),
         pytest.param(("trainer.log_every_n_steps=1",), "step 8 (epoch 2, batch 3 of 5)", id="each step looked at"),
+        pytest.param(("model.dropout=0.5", "augmentation=none"), "step 8 (epoch 2, batch 3 of 5)", id="dropout"),
+        pytest.param(("optimizer=sam",), "step 4 (epoch 1, batch 4 of 5)", id="two passes a step"),
         pytest.param(("callbacks=[finite]",), "step 8 (epoch 2, batch 3 of 5)", id="no checkpoint"),
     ],
 )
@@ -425,6 +427,45 @@ def test_the_error_alone_says_what_and_when() -> None:
 
 
 # ---- the command
+
+
+def test_a_resumed_run_that_fails_is_made_again_from_its_newest_checkpoint(own: None, tmp_path: Path) -> None:
+    words = (*SMALL[:-1], *model("Net", at=13), "epochs=2", "hydra.run.dir=run")
+    assert typed(tmp_path, *words).code == 0
+    outcome = typed(tmp_path, "resume=run", "epochs=4", "callbacks.checkpoint.every_seconds=1000")
+    assert outcome.code == 1
+    assert "Replaying steps 12 to 13 to find where it began." in outcome.err  # one is saved at the first step
+    assert "The loss became NaN at step 13 (epoch 3, batch 3 of 5).\n" in outcome.err
+    assert "in activation2 (Bursting): its output became Inf" in outcome.err
+    assert "checkpoints/last.ckpt is of step 11." in outcome.err
+
+
+def test_a_run_that_resumes_without_its_checkpoints_is_made_again_from_where_it_resumed(
+    own: None, tmp_path: Path
+) -> None:
+    words = (*SMALL[:-1], *model("Net", at=13, fault="root"), "epochs=2", "hydra.run.dir=run")
+    assert typed(tmp_path, *words).code == 0
+    outcome = typed(tmp_path, "resume=run", "epochs=4", "callbacks=[finite]")
+    assert "Replaying steps 11 to 14 to find where it began." in outcome.err
+    assert "It began at step 13 (epoch 3, batch 3 of 5) going backward in activation2 (Rooting)" in outcome.err
+
+
+@pytest.mark.slow
+def test_of_several_processes_all_end_and_the_step_is_named(own: None, tmp_path: Path) -> None:
+    words = (*SMALL[:-1], *model("Net", at=8), "trainer=ddp", "trainer.accelerator=cpu", "hydra.run.dir=run")
+    outcome = typed(tmp_path, *words)
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.text
+    assert "The loss became NaN at step 8 (epoch 2, batch 3 of 5).\n" in outcome.err
+    assert "several processes do not say: type trainer=cpu to find it." in outcome.err
+    log = tmp_path / "run" / "rank1.log"
+    assert not log.exists() or "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_replayed_as_it_was_written(own: None, failed: Callable[..., tuple[str, Path]]) -> None:
+    text, _ = failed("optimizer=sgd", "lr=1e30", "compile=true")
+    assert "It began going forward in hidden2 (Linear): its output became" in text
 
 
 def test_the_command_ends_in_words_with_code_1_and_keeps_the_folder(tmp_path: Path) -> None:

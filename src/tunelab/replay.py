@@ -104,7 +104,8 @@ def without_traces(cfg: DictConfig) -> DictConfig:
     """
     quiet = cfg.copy()
     with open_dict(quiet):
-        quiet.logger, quiet.profiler, quiet.trainer.enable_progress_bar = {}, None, False
+        quiet.logger, quiet.profiler = {}, None
+        quiet.trainer.enable_progress_bar = quiet.trainer.detect_anomaly = False
         if "compile" in quiet.task:
             quiet.task.compile = False
         quiet.callbacks = {name: c for name, c in cfg.callbacks.items() if c._target_ not in LEFT_OUT}

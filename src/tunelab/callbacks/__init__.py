@@ -3,7 +3,7 @@
 from tunelab.callbacks.checkpoint import Checkpoint
 from tunelab.callbacks.dead_units import DeadUnits
 from tunelab.callbacks.early_stopping import EarlyStopping
-from tunelab.callbacks.finite import Finite, NotFiniteError, kind, place
+from tunelab.callbacks.finite import Finite, NotFiniteError, kind, noticed, place
 from tunelab.callbacks.gradients import Gradients
 from tunelab.callbacks.histograms import Histograms
 from tunelab.callbacks.interrupts import Interrupted, Interrupts
@@ -33,5 +33,6 @@ __all__ = [
     "Throughput",
     "Updates",
     "kind",
+    "noticed",
     "place",
 ]

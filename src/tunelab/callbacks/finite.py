@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,6 +99,30 @@ def check_finite(trainer: Trainer, task: LightningModule) -> None:
         if batch < 0:  # the epoch has not begun
             epoch, batch = epoch - 1, int(batches) - 1
     raise NotFiniteError(what, values[bad], step=step, epoch=epoch, batch=batch + 1, batches=batches)
+
+
+def noticed(error: Exception, trainer: Trainer) -> NotFiniteError:
+    """The same for PyTorch's anomaly detection, which stops within a step.
+
+    Args:
+        error: What ended the fit.
+        trainer: Whose fit.
+
+    Raises:
+        Exception: The error itself, if it is another.
+    """
+    if isinstance(error, NotFiniteError):
+        return error
+    if not re.search(r"Function '\w+' returned nan values", str(error)):
+        raise error
+    return NotFiniteError(
+        "a gradient",
+        math.nan,
+        step=trainer.global_step + 1,
+        epoch=trainer.current_epoch + 1,
+        batch=trainer.fit_loop.epoch_loop.batch_idx + 1,
+        batches=trainer.num_training_batches,
+    )
 
 
 def weights(task: LightningModule) -> Iterator[tuple[str, Tensor]]:
