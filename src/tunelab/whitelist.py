@@ -14,7 +14,7 @@ WHITELIST = (
         f"tunelab.{part}.*"
         for part in (
             *("activations", "augmentations", "callbacks", "clipping", "data", "inits", "loggers", "losses", "models"),
-            *("optimizers", "regularizers", "schedules", "services", "tasks"),
+            *("optimizers", "profilers", "regularizers", "schedules", "services", "tasks"),
         )
     ),
     "torch.optim.*",
