@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import options
 from lightning import Callback
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from tunelab.callbacks import (
     Checkpoint,
@@ -130,6 +131,7 @@ def _after(values, direction):
     for epoch, value in enumerate(values):
         trainer = SimpleNamespace(
             is_global_zero=True,
+            profiler=PassThroughProfiler(),
             callback_metrics={"val/score": torch.tensor(value)},
             loggers=[],
             current_epoch=epoch,

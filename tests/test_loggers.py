@@ -1,14 +1,20 @@
 """One line per step in the csv, the same values in TensorBoard, and a HParams tab with every run's real objective."""
 
 import csv
+import re
+import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import options
+from lightning.pytorch.profilers import PassThroughProfiler
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 
 from tunelab.loggers import Csv, TensorBoard, is_written, write
@@ -96,6 +102,18 @@ def test_values_of_a_step_that_was_saved_before_join_its_line(tmp_path):
     assert _rows(tmp_path)[0]["test/loss"] == "2.0"
 
 
+def test_lines_wait_for_a_second_to_be_written_together(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("tunelab.loggers.time.monotonic", lambda: now)
+    logger = Csv(str(tmp_path))
+    for step, seconds in enumerate([0.0, 0.5, 0.75, 1.5, 1.75], start=1):
+        now = 100.0 + seconds
+        logger.log_metrics({"a": float(step)}, step)
+    assert [line[0] for line in _lines(tmp_path)[1:]] == ["1", "2", "3"]
+    logger.save()
+    assert [line[0] for line in _lines(tmp_path)[1:]] == ["1", "2", "3", "4", "5"]
+
+
 def test_a_number_is_read_back_as_it_was_written(tmp_path):
     logger = Csv(str(tmp_path))
     values = [1 / 3, 1e-300, 123456789.123456789, float("inf")]
@@ -121,6 +139,39 @@ def test_a_resume_drops_the_lines_after_its_step_and_writes_them_again(tmp_path)
         ["20", "1", "20.0", ""],
         ["30", "1", "-30.0", "1.0"],
     ]
+
+
+def test_a_resume_from_the_middle_of_a_step_completes_its_line(tmp_path):
+    # interrupted between the last step of an epoch and its validation, or in it
+    for before in ({"train/loss": 1.0}, {"train/loss": 1.0, "val/loss": 7.0}):
+        (tmp_path / "metrics.csv").unlink(missing_ok=True)
+        first = Csv(str(tmp_path))
+        first.log_metrics({"train/loss": 2.0, "epoch": 0}, 10)
+        first.log_metrics({**before, "epoch": 0}, 20)
+        first.finalize("failed")
+        second = Csv(str(tmp_path))
+        second.resume_from(20)
+        second.log_metrics({"val/loss": 0.5, "epoch": 0}, 20)
+        second.log_metrics({"train/loss": 0.25, "epoch": 1}, 30)
+        second.save()
+        assert _lines(tmp_path) == [
+            ["step", "epoch", "train/loss", "val/loss"],
+            ["10", "0", "2.0", ""],
+            ["20", "0", "1.0", "0.5"],
+            ["30", "1", "0.25", ""],
+        ]
+
+
+def test_a_resume_from_between_two_lines_joins_neither(tmp_path):
+    first = Csv(str(tmp_path))
+    for step in (10, 20):
+        first.log_metrics({"a": float(step), "epoch": 0}, step)
+    first.save()
+    second = Csv(str(tmp_path))
+    second.resume_from(15)
+    second.log_metrics({"a": 20.0, "epoch": 0}, 20)
+    second.save()
+    assert _lines(tmp_path)[1:] == [["10", "0", "10.0"], ["20", "0", "20.0"]]
 
 
 def test_a_resume_from_before_the_first_line_keeps_none_of_them(tmp_path):
@@ -159,10 +210,11 @@ def test_tensorboard_has_the_values_of_the_csv(fit):
         for metric, value in row.items():
             if metric not in ("step", "epoch") and value:
                 by_metric.setdefault(metric, {})[int(row["step"])] = float(value)
-    assert set(scalars) == set(by_metric)
+    # what depends on the clock would differ between two equal runs
+    assert set(scalars) == set(by_metric) | {"throughput/samples_per_second", "throughput/memory_mb"}
     for metric, values in by_metric.items():
         assert scalars[metric] == pytest.approx(values, rel=1e-6), metric
-    expected = {"best/val/accuracy", "gradients/total", "lr", "test/accuracy", "test/loss"}
+    expected = {"best/val/accuracy", "gradients/norm", "lr", "test/accuracy", "test/loss"}
     assert expected | {"train/loss", "val/accuracy", "val/loss"} <= set(by_metric)
 
 
@@ -191,6 +243,75 @@ def test_a_resumed_tensorboard_hides_what_was_written_after_its_step(tmp_path):
     second.log_metrics({"a": -3.0}, 3)
     second.close()
     assert _scalars(tmp_path) == {"a": {1: 1.0, 2: 2.0, 3: -3.0}}
+
+
+def test_a_resume_from_the_middle_of_a_step_draws_no_point_twice(tmp_path):
+    first = TensorBoard(str(tmp_path))
+    first.log_metrics({"a": 1.0}, 1)
+    first.log_metrics({"a": 2.0}, 2)
+    first.log_metrics({"b": 2.5}, 2)
+    first.log_metrics({"a": 3.0}, 3)
+    first.close()
+    for _ in range(2):  # it is interrupted at the same step again
+        later = TensorBoard(str(tmp_path))
+        later.resume_from(2)
+        later.log_metrics({"b": 2.5}, 2)
+        later.log_metrics({"c": 2.75}, 2)
+        later.log_metrics({"a": -3.0}, 3)
+        later.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    points = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in "abc"}
+    assert points == {"a": [(1, 1.0), (2, 2.0), (3, -3.0)], "b": [(2, 2.5)], "c": [(2, 2.75)]}
+
+
+def _events(folder):
+    (path,) = (folder / "tensorboard").iterdir()
+    return list(EventFileLoader(str(path)).Load())
+
+
+def test_the_scalars_of_a_step_are_one_event_of_the_time_of_the_first(tmp_path):
+    logger, times = TensorBoard(str(tmp_path)), [time.time()]
+    for step, metrics in [(1, {"a": 1.0, "b": 2.0}), (1, {"c": 3.0, "epoch": 0}), (2, {"a": 4.0})]:
+        logger.log_metrics(metrics, step)
+        times.append(time.time())
+    logger.close()
+    first, second = (event for event in _events(tmp_path) if event.step)
+    assert (first.step, [value.tag for value in first.summary.value]) == (1, ["a", "b", "c"])
+    assert (second.step, [value.tag for value in second.summary.value]) == (2, ["a"])
+    assert times[0] <= first.wall_time <= times[1] <= times[2] <= second.wall_time <= times[3]
+
+
+def test_the_custom_scalars_tab_draws_what_a_run_writes_and_is_told_once(fit):
+    _, folder = fit(*SMALL, "clipping=norm")
+    told = [v for event in _events(folder) for v in event.summary.value if v.tag == "custom_scalars__config__"]
+    (layout,) = (layout_pb2.Layout.FromString(value.tensor.string_val[0]) for value in told)
+    tags = _scalars(folder)
+    drawn = {
+        chart.title: {tag for tag in tags for pattern in chart.multiline.tag if re.match(pattern, tag)}
+        for category in layout.category
+        for chart in category.chart
+    }
+    layers, activations = ("hidden1", "head"), ("activation1",)
+    assert drawn == {
+        "loss": {"train/loss", "val/loss"},
+        "scores": {"val/accuracy"},
+        "gradient norm": {f"layers/gradient_norm/{layer}" for layer in layers},
+        "update ratio (healthy near 1e-3)": {f"layers/update_ratio/{layer}" for layer in layers},
+        "share of dead units": {f"layers/dead_share/{layer}" for layer in activations},
+    }
+
+
+def test_a_histogram_leaves_out_what_is_not_finite(tmp_path):
+    logger = TensorBoard(str(tmp_path))
+    logger.log_histogram("some", torch.tensor([1.0, float("nan"), float("inf"), 2.0]), 1)
+    logger.log_histogram("none", torch.tensor([float("nan")]), 1)
+    logger.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["histograms"] == ["some"]
+    drawn = events.Histograms("some")[0].histogram_value
+    assert (drawn.num, drawn.min, drawn.max, drawn.sum) == (2, 1.0, 2.0, 3.0)
 
 
 # ---- HParams
@@ -287,8 +408,10 @@ def test_metrics_are_due_at_the_interval_and_at_the_last_batch():
 
 def test_writing_puts_the_epoch_beside_the_metrics_in_the_csv_alone(tmp_path):
     loggers = [Csv(str(tmp_path)), TensorBoard(str(tmp_path))]
-    write(SimpleNamespace(loggers=loggers, current_epoch=3, is_global_zero=True), {"a": 0.5}, 17)
-    write(SimpleNamespace(loggers=loggers, current_epoch=3, is_global_zero=False), {"a": 0.7}, 18)  # one record
+    trainer = SimpleNamespace(loggers=loggers, current_epoch=3, is_global_zero=True, profiler=PassThroughProfiler())
+    write(trainer, {"a": 0.5}, 17)
+    trainer.is_global_zero = False  # one record
+    write(trainer, {"a": 0.7}, 18)
     for logger in loggers:
         logger.save()
     assert _lines(tmp_path)[1:] == [["17", "3", "0.5"]]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import options
 from lightning import Callback
+from lightning.pytorch.profilers import PassThroughProfiler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional as F
@@ -198,12 +199,9 @@ def test_a_weight_that_two_layers_share_counts_once_in_the_total():
 
 
 def _trainer(**more):
-    class Context:
-        __enter__ = __exit__ = lambda *_: None
-
     values = {"log_every_n_steps": 1, "is_last_batch": True, "global_step": 1, "current_epoch": 0, "world_size": 1}
-    profiler = SimpleNamespace(profile=lambda name: Context())
-    return SimpleNamespace(**values | {"is_global_zero": True, "loggers": [], "profiler": profiler} | more)
+    more = {"is_global_zero": True, "loggers": [], "profiler": PassThroughProfiler()} | more
+    return SimpleNamespace(**values | more)
 
 
 @pytest.mark.parametrize("interval", [1, 4, 50])
@@ -485,12 +483,12 @@ def test_histograms_are_of_the_weights_and_unclipped_gradients_of_every_few_epoc
     found = _histograms(fitted.folder)
     names = {f"{layer}.{kind}" for layer in ("hidden1", "hidden2", "head") for kind in ("weight", "bias")}
     learning = {name for name in names if not name.startswith("hidden2")}
-    assert found.keys() == {f"weights/{name}" for name in names} | {f"gradients/{name}" for name in learning}
+    assert found.keys() == {f"weights/{name}" for name in names} | {f"weight_gradients/{name}" for name in learning}
     for tag, drawn in found.items():
         kind, name = tag.split("/")
         assert list(drawn) == [2 * STEPS, 4 * STEPS]
         for step, histogram in drawn.items():
-            values = getattr(seen, kind)[step, name].double()
+            values = (seen.weights if kind == "weights" else seen.gradients)[step, name].double()
             assert histogram.num == values.numel()
             assert (histogram.min, histogram.max) == pytest.approx((values.min().item(), values.max().item()))
             assert histogram.sum == pytest.approx(values.sum().item(), rel=1e-5, abs=1e-7)

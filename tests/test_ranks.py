@@ -99,10 +99,10 @@ def test_two_ranks_take_the_steps_of_one_process(one_and_two: tuple[Path, Path])
 def test_two_ranks_write_the_losses_norms_and_scores_of_one_process(one_and_two: tuple[Path, Path]) -> None:
     one, two = (rows(folder) for folder in one_and_two)
     assert [row.keys() for row in one] == [row.keys() for row in two]
-    assert {"train/loss", "gradients/total", "lr", "val/loss", "val/accuracy", "test/loss"} <= set().union(*one)
+    assert {"train/loss", "gradients/norm", "lr", "val/loss", "val/accuracy", "test/loss"} <= set().union(*one)
     for first, second in zip(one, two, strict=True):
         assert second == pytest.approx(first, rel=1e-5)
-    assert max(row["gradients/total"] for row in two) > 0.5  # so the clipping was at work
+    assert max(row["gradients/norm"] for row in two) > 0.5  # so the clipping was at work
 
 
 def test_two_ranks_leave_one_record_with_the_files_of_one_process(one_and_two: tuple[Path, Path]) -> None:
@@ -429,7 +429,8 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path, arguments: tuple[str, 
         (("clipping=norm",), "clipping"),
         (("regularization=[ema]",), "regularization.ema"),
         (("optimizer=muon",), "optimizer"),
-        (("callbacks=[checkpoint,gradient_norms]",), "callbacks.gradient_norms"),
+        (("callbacks=[checkpoint,gradients]",), "callbacks.gradients"),
+        (("callbacks=[checkpoint,updates]",), "callbacks.updates"),
     ],
 )
 def test_what_needs_whole_weights_is_refused_where_each_process_has_a_part(
@@ -452,7 +453,7 @@ def test_what_cannot_be_shared_is_refused_before_torch_is_imported(tmp_path: Pat
 def test_more_processes_than_gpus_are_refused(
     tmp_path: Path, compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tunelab.run import check_devices
+    from tunelab.prepare import check_devices
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_devices(compose("trainer=ddp"))
@@ -470,7 +471,7 @@ def test_a_run_that_another_program_started_several_times_is_refused(
 
 
 def test_the_ranks_share_the_threads(compose: Callable[..., Any]) -> None:
-    from tunelab.run import prepare_process
+    from tunelab.prepare import prepare_process
 
     for words, threads in ((("threads=4",), 4), (("threads=4", "trainer=ddp"), 2), (("threads=1", "trainer=ddp"), 1)):
         prepare_process(compose(*words))

@@ -25,6 +25,9 @@ Scalar = float | int | str | bool
 LOGGING = "[tunelab]logging"
 """What profilers know the writing of metrics by."""
 
+SECONDS_BETWEEN_SAVES = 1.0
+"""How long a line of the csv may wait, in a run without checkpoints."""
+
 CHARTS = {
     "training and validation": {
         "loss": ["Multiline", ["train/loss", "val/loss"]],
@@ -179,6 +182,8 @@ def _tags_at(step: int, folder: Path) -> set[str]:
 class Csv(Logger):
     """metrics.csv: a line per step at which something was written, a column per metric.
 
+    Lines wait for a second, or until they are to be saved, to be written together.
+
     Args:
         save_dir: The run's folder.
     """
@@ -187,8 +192,9 @@ class Csv(Logger):
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
         self._columns = ["step", "epoch"]
-        self._row: dict[str, Any] = {}
-        self._saved: dict[str, Any] = {}  # the last line of the file, if this logger wrote it
+        self._waiting: list[dict[str, Any]] = []
+        self._saved: dict[str, Any] = {}  # the last line of the file, which later values of its step join
+        self._saved_at = time.monotonic()
 
     @property
     def name(self) -> str:
@@ -202,27 +208,30 @@ class Csv(Logger):
         """Nothing: config.yaml has them."""
 
     def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        if self._row and self._row["step"] != step:
-            self.save()
-        self._row["step"] = step
+        if not self._waiting or self._waiting[-1]["step"] != step:
+            if time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
+                self.save()
+            self._waiting.append({"step": step})
         for key, value in metrics.items():
-            self._row[key] = int(value) if key == "epoch" else float(value)
+            self._waiting[-1][key] = int(value) if key == "epoch" else float(value)
 
     def save(self) -> None:
-        if not self._row:
+        self._saved_at = time.monotonic()
+        if not self._waiting:
             return
-        row, self._row = self._row, {}
-        new = [key for key in row if key not in self._columns]
-        self._columns += new
+        lines, self._waiting = self._waiting, []
         # a save in the middle of a step, as before a checkpoint, must not end its line
-        joined = self._saved if self._saved.get("step") == row["step"] else {}
-        self._saved = {**joined, **row} | {key: joined[key] for key in ("epoch",) if key in joined}
+        joined = self._saved if self._saved.get("step") == lines[0]["step"] else {}
+        lines[0] = {**joined, **lines[0]} | {key: joined[key] for key in ("epoch",) if key in joined}
+        self._saved = lines[-1]
+        new = [key for line in lines for key in line if key not in self._columns]
+        self._columns += dict.fromkeys(new)
         if new or joined or not self.path.exists():
             rows = self._rows()
-            self._rewrite([*(rows[:-1] if joined else rows), self._saved])
+            self._rewrite([*(rows[:-1] if joined else rows), *lines])
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+                csv.DictWriter(file, self._columns).writerows(lines)
 
     def finalize(self, status: str) -> None:
         self.save()

@@ -14,7 +14,7 @@ from tunelab.loggers import TensorBoard
 
 
 class Histograms(Callback):
-    """Draws `weights/<layer>.<parameter>` and `gradients/<layer>.<parameter>` in TensorBoard's Histograms tab.
+    """Draws `weights/<parameter>` and `weight_gradients/<parameter>` of each layer in TensorBoard's Histograms tab.
 
     Of the last step of every few epochs: gradients before any clipping, weights after the step. Weights should spread
     slowly and keep their shape; two far peaks or a long tail are worth a look. Gradients that narrow to a needle
@@ -54,5 +54,5 @@ class Histograms(Callback):
             for name, parameter in self._parameters.items():
                 logger.log_histogram(f"weights/{name}", parameter, trainer.global_step)
             for name, gradient in self._gradients.items():
-                logger.log_histogram(f"gradients/{name}", gradient, trainer.global_step)
+                logger.log_histogram(f"weight_gradients/{name}", gradient, trainer.global_step)
         self._gradients = {}
