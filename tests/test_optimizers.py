@@ -208,7 +208,7 @@ def test_the_fast_form_equals_the_plain_loop_over_tensors(option, weight_decay, 
     make = _maker(option, compose)
     slow = {"foreach": False} | ({"fused": False} if option in FUSED else {})
     results = []
-    for kind in ({}, slow):
+    for kind in ({} if option in FUSED else {"foreach": True}, slow):
         torch.manual_seed(0)
         parameters = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in ((7, 5), (5,), (2, 3, 3, 3))]
         optimizer = make(parameters, weight_decay=weight_decay, **kind)
@@ -223,12 +223,12 @@ def test_the_fast_form_equals_the_plain_loop_over_tensors(option, weight_decay, 
 
 @pytest.mark.parametrize("option", OPTIMIZERS)
 def test_every_optimizer_file_asks_for_the_fastest_form_that_its_class_has(option, compose):
-    # on a small model the plain loop costs three times the fused one, and a tenth to a third more than foreach
+    # on a CPU, × the loop over tensors, by benchmarks/optimizers.py: fused 0.2 to 0.7 (plain sgd: 0.8 to 1.1); foreach
+    # 1.1 on a small mlp, 0.9 on a resnet and up to 2 on 11 million weights, but for radam. On a GPU torch takes foreach
     cfg = compose(f"optimizer={option}").optimizer
     has = inspect.signature(get_object(cfg._target_)).parameters
     assert cfg.get("fused", False) is ("fused" in has)
-    if cfg._target_.startswith("torch.optim") and option != "adafactor":  # whose foreach is slower
-        assert cfg.get("foreach", False) is ("foreach" in has and "fused" not in has)
+    assert cfg.get("foreach", False) is (option == "radam")
     assert (option in FUSED) is ("fused" in has)
 
 
@@ -312,14 +312,27 @@ def test_adamw_equals_its_recurrence(compose):
 # ---- the fused optimizer's trap
 
 
-def _updated(option, compose, gradient, *, fused, through_the_task):
-    parameter = nn.Parameter(torch.ones(gradient.shape))
+def _numbers(*shape):
+    return torch.linspace(-3, 2, math.prod(shape)).reshape(shape)
+
+
+# gradients as backward passes leave them, whose memory is in another order than that of their parameter
+NOT_CONTIGUOUS = {
+    "transposed": lambda: _numbers(3, 5).t(),
+    "channels last": lambda: _numbers(4, 3, 2, 2).contiguous(memory_format=torch.channels_last),
+    "every second column": lambda: _numbers(5, 6)[:, ::2],
+    "one value expanded": lambda: torch.tensor(0.7).expand(3, 5),
+}
+
+
+def _updated(option, compose, kind, *, fused, through_the_task):
+    parameter = nn.Parameter(torch.ones(NOT_CONTIGUOUS[kind]().shape))
     optimizer = _maker(option, compose)([parameter], fused=fused)
     task = build(compose().task)
 
     def closure():
-        parameter.grad = gradient.clone(memory_format=torch.preserve_format)
-        assert parameter.grad.stride() == gradient.stride()
+        parameter.grad = NOT_CONTIGUOUS[kind]()
+        assert not parameter.grad.is_contiguous()
         if through_the_task:
             task.configure_gradient_clipping(optimizer)
         return torch.zeros(())
@@ -328,15 +341,21 @@ def _updated(option, compose, gradient, *, fused, through_the_task):
     return parameter.detach()
 
 
+@pytest.mark.parametrize("kind", NOT_CONTIGUOUS)
 @pytest.mark.parametrize("option", FUSED)
-def test_a_gradient_that_is_not_contiguous_is_read_right_by_the_fused_optimizer(option, compose):
-    gradient = torch.linspace(-3, 2, 15).reshape(3, 5).t()  # a transposed view, as some backward passes leave
-    plain = _updated(option, compose, gradient, fused=False, through_the_task=False)
-    ours = _updated(option, compose, gradient, fused=True, through_the_task=True)
+def test_a_gradient_that_is_not_contiguous_is_read_right_by_the_fused_optimizer(option, kind, compose):
+    plain = _updated(option, compose, kind, fused=False, through_the_task=False)
+    ours = _updated(option, compose, kind, fused=True, through_the_task=True)
     torch.testing.assert_close(ours, plain)
-    # the trap: without the task's care the update lands on the wrong weights
-    trapped = _updated(option, compose, gradient, fused=True, through_the_task=False)
-    assert (trapped - plain).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NOT_CONTIGUOUS if kind != "one value expanded"])  # read past its end
+@pytest.mark.parametrize("option", FUSED)
+def test_torchs_fused_optimizers_themselves_still_misread_such_a_gradient(option, kind, compose):
+    plain = _updated(option, compose, kind, fused=False, through_the_task=False)
+    trapped = _updated(option, compose, kind, fused=True, through_the_task=False)
+    mended = "torch reads such gradients right now: SupervisedTask.configure_gradient_clipping need not copy them"
+    assert (trapped - plain).abs().max() > 1e-4, mended
 
 
 def test_a_convolution_in_channels_last_is_read_right_by_the_fused_optimizer(compose):
