@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tunelab.errors import ConfigError
-from tunelab.folder import RunFolder, claim, write_atomic, write_json
+from tunelab.folder import RunFolder, claim, discard, write_atomic, write_json
 
 RECORD = {"command": "python train.py lr=0.1", "overrides": ["lr=0.1"], "choices": {}}
 
@@ -70,6 +70,26 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=re.escape(f"got the file {tmp_path}/file. Choose another.")):
         claim(tmp_path / "file")
+
+
+def test_a_discarded_run_takes_what_is_empty_above_it_along_but_nothing_that_holds_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    first, second, outside = here / "outputs" / "a" / "1", here / "outputs" / "b" / "1", tmp_path / "away" / "1"
+    for folder in (first, second, outside):
+        folder.mkdir(parents=True)
+        (folder / "train.log").touch()
+    discard(first)
+    assert sorted(tmp_path.rglob("*")) == [
+        *(tmp_path / "away", outside, outside / "train.log", here, here / "outputs", here / "outputs" / "b", second),
+        second / "train.log",
+    ]
+    discard(second)
+    discard(outside)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "away", here]
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_command import Outcome, in_process_of_its_own, typed
 
 from tunelab import checkout, own_code, record
+from tunelab.errors import RunFailed
 from tunelab.record import code_hash, differences
 
 SMALL = ("size=tiny", "epochs=2", "test=false", "logger=[csv]")
@@ -261,6 +263,48 @@ def test_a_resume_is_compared_with_the_part_before_it_and_not_with_the_first(tmp
     assert told(typed(tmp_path, "resume=run", "epochs=5", "threads=1")) == ["threads 2 → 1"]
     resumes = json.loads((tmp_path / "run" / "run.json").read_text())["resumes"]
     assert [resume.get("threads") for resume in resumes] == [2, None, 1]
+
+
+# ---- what was typed, on a resume
+
+
+@pytest.mark.parametrize(
+    ("words", "callbacks", "interval"),
+    [
+        (("callbacks=[lr]",), ["lr", "mine"], "step"),  # that of checkpoint goes with it
+        (("callbacks.mine.logging_interval=epoch",), ["checkpoint", "lr", "mine"], "epoch"),
+        (("+callbacks.mine.logging_interval=epoch",), ["checkpoint", "lr", "mine"], "epoch"),
+        (("~callbacks.mine", "callbacks=[checkpoint]"), ["checkpoint"], None),
+        (("logger=[csv]",), ["checkpoint", "lr", "mine"], "step"),
+    ],
+)
+def test_an_added_callback_stays_on_a_resume_until_it_is_changed_or_left_out(
+    tmp_path: Path, words: tuple[str, ...], callbacks: list[str], interval: str | None
+) -> None:
+    added = ("+callbacks.mine._target_=lightning.pytorch.callbacks.LearningRateMonitor",)
+    chosen = (
+        "callbacks=[checkpoint,lr]",
+        "callbacks.checkpoint.every_seconds=2",
+        "+callbacks.mine.logging_interval=step",
+    )
+    assert typed(tmp_path, *SMALL, *chosen, *added, "hydra.run.dir=run").code == 0
+    assert typed(tmp_path, "resume=run", "epochs=3", *words).folder == "run"
+    found = OmegaConf.load(tmp_path / "run" / "config.yaml").callbacks
+    assert sorted(found) == callbacks
+    assert OmegaConf.select(found, "mine.logging_interval") == interval
+    assert OmegaConf.select(found, "checkpoint.every_seconds") == (2 if "checkpoint" in callbacks else None)
+
+
+def test_a_run_that_fails_for_no_mistake_says_why_and_keeps_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise RunFailed("The loss is nan since step 7.")
+
+    monkeypatch.setattr("tunelab.run.train", failing)
+    outcome = typed(tmp_path, *SMALL, "hydra.run.dir=run")
+    assert (outcome.code, outcome.text.strip()) == (1, "The loss is nan since step 7.")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["train.log"]
 
 
 # ---- the same bits
