@@ -58,7 +58,11 @@ RANGES = [
     ("size.width=0", "be at least 1", "size.width=128"),
     ("size.depth=0", "be at least 1", "size.depth=2"),
     ("model=cnn model.kernel_size=0", "be at least 1", "model.kernel_size=3"),
-    ("callbacks=[histograms] callbacks.histograms.every_epochs=0", "be at least 1", "callbacks.histograms.every_epochs=1"),
+    (
+        "callbacks=[histograms] callbacks.histograms.every_epochs=0",
+        "be at least 1",
+        "callbacks.histograms.every_epochs=1",
+    ),
     ("callbacks.dead_units.tolerance=-1", "be at least 0", "callbacks.dead_units.tolerance=1e-06"),
     ("callbacks.throughput.written=1", "be true or false", "callbacks.throughput.written=true"),
     ("model.normalization=group", "be 'none', 'batch' or 'layer'", "model.normalization=none"),
