@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,9 @@ class FitProfiler(Profiler):
         if self.trainer is not None and not any(isinstance(callback, FitEnd) for callback in callbacks):
             callbacks.append(FitEnd(self))  # last, so that the progress bar has gone before the report
 
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return Action(self, action_name)  # Lightning's own makes a generator each time, at three times the cost
+
     def start(self, action_name: str) -> None:
         if action_name.endswith(FETCH) and self.trainer is not None:
             self.running = True
@@ -132,6 +136,21 @@ class FitProfiler(Profiler):
                 text = "\n".join(f"    {line}" for line in str(report).splitlines())  # markdown for: as it stands
                 logger.experiment.add_text("profile", text, trainer.global_step)
                 logger.experiment.flush()
+
+
+class Action(AbstractContextManager[None]):
+    """What is done inside, as an action of this name."""
+
+    __slots__ = ("name", "profiler")
+
+    def __init__(self, profiler: FitProfiler, name: str) -> None:
+        self.profiler, self.name = profiler, name
+
+    def __enter__(self) -> None:
+        self.profiler.start(self.name)
+
+    def __exit__(self, *_: object) -> None:
+        self.profiler.stop(self.name)
 
 
 class FitEnd(Callback):
