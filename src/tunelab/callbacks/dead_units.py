@@ -25,9 +25,9 @@ class DeadUnits(Callback):
     A unit is dead in a batch if max - min of its output, over examples and places, is at most `tolerance`: a relu that
     is zero throughout, a sigmoid or tanh that is saturated. It gets no gradient and passes none on.
 
-    Measured on the batch of the step that is written. Up to a fifth is normal for relu without norms. A share that grows
-    and stays means an lr too high or an init too large; half a layer dead is capacity lost. Try activation=leaky_relu,
-    or a norm.
+    Measured on the batch of the step that is written. Up to a fifth is normal for relu without norms. A share that
+    grows and stays means an lr too high or an init too large; half a layer dead is capacity lost. Try
+    activation=leaky_relu, or a norm.
 
     Units are the channels of (batch, channels, height, width), else the last dimension. It sees torch's activations
     where they are modules, not functions such as torch.relu. It measures nothing with compile=true, where looking
