@@ -134,7 +134,7 @@ def described(origin: Origin, error: NotFiniteError, cfg: DictConfig) -> str:
     if origin.stage == "loss":
         return f"{began} going forward, after the loss function: what is added to the loss {became}."
     if origin.stage == "backward":
-        by = f", at its {origin.what}" if origin.what else ""
+        by = f", at its {origin.what}" if origin.what in REMEDIES else ""
         return f"{began} going backward in {module}{by}: the gradient that it passes on {became}."
     if origin.stage == "gradient":
         return f"{began} going backward: the gradient of {origin.what} {became}."
