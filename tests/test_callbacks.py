@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import options
-from lightning import Callback
+from lightning import Callback, Trainer
 from lightning.pytorch.profilers import PassThroughProfiler
 
+import tunelab.callbacks.checkpoint as checkpoint_module
 from tunelab.callbacks import (
     Checkpoint,
     DeadUnits,
@@ -257,7 +258,8 @@ def _saved_weights(folder, name):
     return {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
 
 
-def test_the_best_checkpoint_is_of_the_best_epoch_and_the_last_of_the_last(fit_with):
+def test_the_best_checkpoint_is_of_the_best_epoch_and_the_last_of_the_last(fit_with, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "is_due", lambda self, step: True)
     weights = _Weights()
     # so large an lr that the loss goes up and down
     fitted = fit_with([weights], *DATA, "epochs=8", "lr=0.05", "scheduler=constant", "objective=val/loss")
@@ -274,18 +276,58 @@ def test_the_best_checkpoint_is_of_the_best_epoch_and_the_last_of_the_last(fit_w
     assert weights.kept == [(0, 0), *zip(range(1, 8), bests, strict=True)]
 
 
-def test_checkpoints_every_few_epochs_leave_the_best_and_the_last_all_the_same(fit_with):
+def test_a_best_state_that_is_not_due_waits_in_memory(fit_with):
     weights = _Weights()
-    overrides = ("epochs=8", "lr=1e-9", "callbacks=[checkpoint]", "callbacks.checkpoint.every_epochs=3")
-    fitted = fit_with([weights], *DATA, *overrides)
-    # the first is the best for good; then one after epochs 3 and 6, and the last of all
-    assert weights.kept == [(0, 0), (1, 1), (1, 1), (3, 1), (3, 1), (3, 1), (6, 1), (6, 1)]
-    assert (_epoch(fitted.folder / "checkpoints/last.ckpt"), _epoch(fitted.folder / "checkpoints/best.ckpt")) == (8, 1)
+    rarely = ("lr=0.05", "scheduler=constant", "objective=val/loss", "callbacks.checkpoint.every_seconds=1000.0")
+    fitted = fit_with([weights], *DATA, "epochs=8", *rarely)
+    assert weights.kept == [(0, 0), *[(1, 1)] * 7]  # on disk: the first, and at the end the last
+    best = fitted.objective.epoch
+    assert 1 < best < 8
+    for name, epoch in (("best", best), ("last", 8)):
+        saved = _saved_weights(fitted.folder, name)
+        assert all(torch.equal(saved[key], value) for key, value in weights.after[epoch - 1].items()), name
+
+
+def test_a_best_state_in_memory_is_written_when_the_run_fails(fit_with, tmp_path):
+    class Fail(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 4:
+                raise ArithmeticError
+
+    weights = _Weights()
+    rarely = ("lr=1e-3", "scheduler=constant", "objective=val/loss", "callbacks.checkpoint.every_seconds=1000.0")
+    with pytest.raises(ArithmeticError):
+        fit_with([weights, Fail()], *DATA, "epochs=8", *rarely)
+    folder = tmp_path / "fitted1"
+    assert [_epoch(folder / "checkpoints" / f"{name}.ckpt") for name in ("last", "best")] == [1, 4]
+
+
+def test_writing_takes_no_more_than_its_share_of_the_time(fit_with, monkeypatch):
+    """A clock that stands still but while a checkpoint is written, which takes 1 s, and moves 10 s an epoch."""
+    now = [0.0]
+    written = []
+
+    def save(self, path, **_):
+        now[0] += 1.0
+        written.append(self.current_epoch + 1)
+        own(self, path)
+
+    own = Trainer.save_checkpoint
+    monkeypatch.setattr(Trainer, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: now[0])
+
+    class Epochs(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            now[0] += 10.0
+
+    fit_with([Epochs()], *DATA, "epochs=14", "callbacks=[checkpoint]", "lr=1e-9")
+    assert written == [1, 6, 11, 14]  # fifty times a second apart, in whole epochs, and the last
 
 
 def test_the_checkpoint_folder_holds_nothing_else(fit):
     _, folder = fit(*DATA, "epochs=3")
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    there = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert there == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 def test_a_run_without_validations_keeps_its_newest_state_as_the_best(fit):

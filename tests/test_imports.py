@@ -70,12 +70,18 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "replay": ({"callbacks", "checkpoints"}, {"lightning", "omegaconf"}),
     "prepare": (set(), {"hydra", "lightning", "omegaconf"}),
     "run": (
-        {"callbacks", "checkpoints", "folder", "lean", "loggers", "loop", "prepare", "ranks", "record", "replay", "whitelist"},
+        {
+            *("callbacks", "checkpoints", "folder", "lean", "loggers", "loop", "prepare", "ranks", "record", "replay"),
+            "whitelist",
+        },
         {"hydra", "omegaconf", "lightning"},
     ),
     "follower": ({"folder", "record", "run"}, set()),
     "predictor": ({"checkpoints", "config", "data", "folder", "prepare", "run", "tasks"}, {"pandas"}),
-    "job": ({"catalogue", "checkout", "config", "folder", "prepare", "record", "run", "summary"}, {"hydra", "omegaconf"}),
+    "job": (
+        {"catalogue", "checkout", "config", "folder", "prepare", "record", "run", "summary"},
+        {"hydra", "omegaconf"},
+    ),
     "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),
     "command": (
         {
@@ -98,7 +104,7 @@ SHARED = {
     "profilers": {"fit"},
     "schedules": {"warmup"},
     "regularizers": {"mixing"},
-    "tasks": {"batch_norm", "parts", "scored_weights", "supervised"},
+    "tasks": {"batch_norm", "parts", "scored_weights", "supervised", "unwritten"},
 }
 
 WITHOUT_TORCH = [

@@ -63,6 +63,7 @@ def test_a_run_folder_has_every_file(finished: Path) -> None:
     assert found - {events} == {
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "config.yaml",
         "data_spec.json",
         "metrics.csv",
@@ -98,7 +99,7 @@ def test_the_record_says_how_the_run_was_made(finished: Path) -> None:
 def test_the_record_names_every_member_that_was_chosen_those_that_set_a_dial_too(finished: Path) -> None:
     choices = json.loads((finished / "run.json").read_text())["choices"]
     assert sorted(choices["regularization"]) == ["dropout", "l1"]
-    assert choices["callbacks"] == ["checkpoint", "gradients", "updates", "dead_units", "lr", "throughput"]
+    assert choices["callbacks"] == ["checkpoint", "finite", "gradients", "updates", "dead_units", "lr", "throughput"]
 
 
 def test_the_result_agrees_with_the_metrics(finished: Path) -> None:

@@ -137,7 +137,7 @@ def test_four_accumulated_batches_make_the_step_of_one_four_times_as_large(fit_w
     assert many.trainer.global_step == one.trainer.global_step == 2
     for first, second in zip(many.task.parameters(), one.task.parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-7)
-    assert many.task.last_train_loss == pytest.approx(one.task.last_train_loss, rel=1e-5)
+    assert many.task.unwritten.last_mean == pytest.approx(one.task.unwritten.last_mean, rel=1e-5)
 
 
 def test_the_last_incomplete_accumulation_is_not_lost(fit_with: Callable[..., Any]) -> None:

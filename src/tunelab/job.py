@@ -21,7 +21,7 @@ from tunelab.folder import RunFolder, discard, in_use
 
 log = logging.getLogger("tunelab")
 
-RESUME_MAY_CHANGE = ("epochs", "threads", "callbacks", "logger", "trainer")
+RESUME_MAY_CHANGE = ("epochs", "threads", "callbacks", "logger", "profiler", "trainer")
 
 COMMAND_VARIABLE = "TUNELAB_COMMAND"
 """Where the command line is kept as it was typed, before we tell Hydra more; a launcher's processes inherit it."""

@@ -41,8 +41,8 @@ class NoProfiler(PassThroughProfiler):
 class LeanOptimization(_AutomaticOptimization):
     """Lightning's forward, backward and optimizer step in a straight line.
 
-    Where anything takes part that Lightning's way has room for (several devices, lower precision, a profiler, hooks
-    around the backward pass, a task with its own step), the step goes Lightning's way.
+    Where anything takes part that Lightning's way has room for (several devices, lower precision, hooks around the
+    backward pass, a task with its own step), the step goes Lightning's way.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -57,7 +57,6 @@ class LeanOptimization(_AutomaticOptimization):
         self.plain = (
             type(trainer.strategy) is SingleDeviceStrategy
             and type(trainer.precision_plugin) is Precision
-            and isinstance(trainer.profiler, NoProfiler)  # type: ignore[attr-defined]
             and all(_inherited(type(task), method, SupervisedTask) for method in STEP_METHODS)
             and not any(getattr(owner, hook) for owner in owners for hook in AROUND_BACKWARD)
         )
@@ -72,26 +71,33 @@ class LeanOptimization(_AutomaticOptimization):
         assert isinstance(task, SupervisedTask)
         loss = torch.empty(0)
 
+        profile = trainer.profiler.profile  # type: ignore[attr-defined]
+
         def closure() -> Any:
             nonlocal loss
             with torch.enable_grad():
-                loss = task.training_step(*kwargs.values())
+                with profile("[Lean].training_step"):
+                    loss = task.training_step(*kwargs.values())
                 if batch_idx % batches == 0:
                     for group in optimizer.param_groups:
                         for parameter in group["params"]:
                             parameter.grad = None
-                (loss / batches if batches > 1 else loss).backward()
+                with profile("[Lean].backward"):
+                    (loss / batches if batches > 1 else loss).backward()
             if steps:
                 for callback in self._before_step:
-                    callback.on_before_optimizer_step(trainer, task, optimizer)
+                    with profile(f"[Callback]{type(callback).__name__}.on_before_optimizer_step"):
+                        callback.on_before_optimizer_step(trainer, task, optimizer)
                 if task.on_before_optimizer_step:  # type: ignore[truthy-function]
                     task.on_before_optimizer_step(optimizer)
-                task.configure_gradient_clipping(optimizer)
+                with profile("[Lean].configure_gradient_clipping"):
+                    task.configure_gradient_clipping(optimizer)
             return loss.detach()
 
         if steps:
             self.optim_progress.optimizer.step.increment_ready()
-            optimizer.step(closure)
+            with profile("[Lean].optimizer_step"):
+                optimizer.step(closure)
             self.optim_progress.optimizer.step.increment_completed()
         else:
             closure()

@@ -259,7 +259,7 @@ def summarise(trainer: Trainer, task: LightningModule, objective: Objective, thr
             "best": objective.best if objective.epoch else None,
             "epoch": objective.epoch,
         },
-        "train_loss": getattr(task, "last_train_loss", None),
+        "train_loss": getattr(getattr(task, "unwritten", None), "last_mean", None),
         "test": None,
         "epochs": trainer.current_epoch,
         "epochs_asked": trainer.max_epochs,

@@ -28,7 +28,7 @@ class Checkpoint(LightningCheckpoint):
     improves.)
 
     Args:
-        every_seconds: What a kill costs at most, where writing is quick. Zero writes each step.
+        every_seconds: What a kill costs at most, where writing is quick. Zero: as often as that share allows.
     """
 
     def __init__(self, every_seconds: float = 1.0) -> None:

@@ -83,7 +83,7 @@ def check_finite(trainer: Trainer, task: LightningModule, tensors: list[Tensor])
     Raises:
         NotFiniteError: If a loss since the last logging interval or a weight is NaN or Inf.
     """
-    losses = list(getattr(task, "_losses", ()))
+    losses = list(getattr(getattr(task, "unwritten", None), "losses", []))
     norms = torch._foreach_norm(tensors, math.inf) if tensors else ()
     largest = [torch.stack(norms).max()] if norms else []  # NaN if one is
     measured = torch.stack([*losses, *largest]) if losses or largest else torch.zeros(1)

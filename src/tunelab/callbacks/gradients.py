@@ -47,7 +47,8 @@ class Gradients(Callback):
     ) -> None:
         if self._norms is None:
             return
-        clipped: list[Tensor] = getattr(pl_module, "clipped", [])  # a flag per step since the last write
+        unwritten: Any = getattr(pl_module, "unwritten", None)
+        clipped: list[Tensor] = unwritten.clipped if unwritten else []  # a flag per step since the last write
         shares = [torch.stack(clipped).to(self._norms).mean()[None]] if clipped else []
         values = torch.cat([self._norms, *shares]).tolist()  # one read of the device
         self._norms = None

@@ -101,7 +101,8 @@ class Progress(ProgressBar):
 
     def _metrics(self, trainer: Trainer, pl_module: LightningModule) -> str:
         parts = []
-        loss = getattr(pl_module, "last_train_loss", None)
+        unwritten: Any = getattr(pl_module, "unwritten", None)
+        loss = unwritten.last_mean if unwritten else None
         if loss is not None:
             parts.append(f"train/loss {loss:.4g}")
         value = trainer.callback_metrics.get(self.objective.metric)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -32,6 +32,7 @@ from tunelab.tasks.parts import (
     try_model,
 )
 from tunelab.tasks.scored_weights import ScoredWeights
+from tunelab.tasks.unwritten import Unwritten
 
 Batch = tuple[Tensor, Tensor]
 Shares = list[tuple[Tensor, float]]
@@ -99,11 +100,7 @@ class SupervisedTask(LightningModule):
         self.model: nn.Module | None = None
         self.spec: DataSpec | None = None
         self.evaluation: Any = None  # for each part a mean loss and the metrics
-        self.last_train_loss: float | None = None
-        self._losses: list[Tensor] = []  # on the device, since `train/loss` was last written
-        self.clipped: list[Tensor] = []  # the same: 1 for each step that was clipped, else 0
-        self._written_step = 0
-        self._counted_batch = -1
+        self.unwritten = Unwritten()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that it is in some thirty times a step; nn.Module looks for tensors in it each time
@@ -242,9 +239,7 @@ class SupervisedTask(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._seed_step(batch_idx)
         loss, plain = self.training_loss(batch)
-        if self._counted_batch != batch_idx:  # sam and lbfgs ask several times
-            self._losses.append(plain.detach())
-            self._counted_batch = batch_idx
+        self.unwritten.add_loss(plain, batch_idx)
         full, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
         last = batches % full if full > 1 and math.isfinite(batches) else 0
         # an epoch's last step is the mean of the batches that it has; Lightning divides each by a full count
@@ -268,19 +263,17 @@ class SupervisedTask(LightningModule):
         if self.clipping is not None:
             clipped = self.clipping(parameters)
             if getattr(self.clipping, "tells", False):
-                self.clipped.append(clipped)
+                self.unwritten.clipped.append(clipped)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self._counted_batch = -1
+        self.unwritten.end_batch()
         if self.scored_weights.averages:
             progress = (self.current_epoch + 1) / self.trainer.max_epochs if self.trainer.is_last_batch else None  # type: ignore[operator]
             self.scored_weights.after_batch(self.model, self.global_step, progress)  # type: ignore[arg-type]
-        if is_written(self.trainer, self.global_step) and self.global_step != self._written_step:
-            self.last_train_loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean()).item()
-            self._losses.clear()
-            self.clipped.clear()
-            self._written_step = self.global_step
-            write(self.trainer, {"train/loss": self.last_train_loss}, self.global_step)
+        if is_written(self.trainer, self.global_step):
+            mean = self.unwritten.mean(self.trainer)
+            if mean is not None:
+                write(self.trainer, {"train/loss": mean}, self.global_step)
 
     # ---- validation and test
 
@@ -334,33 +327,16 @@ class SupervisedTask(LightningModule):
         assert self.spec is not None
         checkpoint["data_spec"] = self.spec.to_json()
         checkpoint["scored_weights"] = self.scored_weights.state_dict()
-        checkpoint["unwritten"] = {
-            "losses": self._of_all_ranks(self._losses),  # shape (ranks, steps)
-            "clipped": [float(clipped) for clipped in self.clipped],
-            "since": self._written_step,
-            "last_train_loss": self.last_train_loss,
-        }
+        checkpoint["unwritten"] = self.unwritten.state_dict()
         if isinstance(self.clipping, Remembers):
             checkpoint["clipping"] = self.clipping.state_dict()
-
-    def _of_all_ranks(self, losses: list[Tensor]) -> Tensor:
-        if not losses:
-            return torch.empty(self.trainer.world_size, 0)
-        gathered = self.all_gather(torch.stack(losses))
-        assert isinstance(gathered, Tensor)
-        return gathered.reshape(self.trainer.world_size, -1).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights(checkpoint["state_dict"], self.state_dict())
         if self.trainer.state.fn != "fit":
             return
         self.scored_weights.load_state_dict(checkpoint["scored_weights"])
-        unwritten = checkpoint["unwritten"]
-        losses = unwritten["losses"].to(self.trainer.strategy.root_device)
-        # of as many ranks as before, or of any other number
-        own = losses[self.global_rank] if len(losses) == self.trainer.world_size else losses.mean(0)
-        self._losses = list(own)
-        self.clipped = [torch.tensor(clipped, device=losses.device) for clipped in unwritten["clipped"]]
-        self._written_step, self.last_train_loss = unwritten["since"], unwritten["last_train_loss"]
+        device = self.trainer.strategy.root_device
+        self.unwritten.load_state_dict(checkpoint["unwritten"], self.global_rank, device)
         if isinstance(self.clipping, Remembers) and "clipping" in checkpoint:
             self.clipping.load_state_dict(checkpoint["clipping"])

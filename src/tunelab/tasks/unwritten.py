@@ -1,0 +1,74 @@
+"""What steps leave on the device until it is written: it belongs to a checkpoint taken in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+
+class Unwritten:
+    """The losses of the batches since `train/loss` was last written, and which steps were clipped."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.clipped: list[Tensor] = []  # 1 for a step that was, else 0
+        self.last_mean: float | None = None
+        self._step = 0  # at which it was last written
+        self._batch = -1  # whose loss is there
+
+    def add_loss(self, loss: Tensor, batch_idx: int) -> None:
+        """Keeps the loss of a batch; the first, where an optimizer asks several times."""
+        if self._batch != batch_idx:
+            self.losses.append(loss.detach())
+            self._batch = batch_idx
+
+    def end_batch(self) -> None:
+        """Tells that the next loss is that of another batch."""
+        self._batch = -1
+
+    def mean(self, trainer: Trainer) -> float | None:
+        """The mean loss over all ranks, from which on it counts anew; None if it was written at this step.
+
+        Args:
+            trainer: At the end of a step that is written.
+        """
+        if trainer.global_step == self._step:  # gradients accumulate: its step is that of the batch before
+            return None
+        mean = trainer.strategy.reduce(torch.stack(self.losses).mean())
+        self.last_mean, self._step = float(mean), trainer.global_step
+        self.losses.clear()
+        self.clipped.clear()
+        return self.last_mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and a tensor, shape (ranks, batches); all ranks call it together."""
+        return {
+            "losses": _of_all_ranks(torch.stack(self.losses) if self.losses else torch.empty(0)).cpu(),
+            "clipped": torch.stack(self.clipped).tolist() if self.clipped else [],
+            "last_mean": self.last_mean,
+            "step": self._step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], rank: int, device: torch.device) -> None:
+        """The inverse of `state_dict`.
+
+        Args:
+            state: Of this many ranks, or of another number.
+            rank: Whose losses are to be taken.
+            device: Where they belong.
+        """
+        losses = state["losses"].to(device)
+        self.losses = list(losses[rank] if rank < len(losses) else losses.mean(0))
+        self.clipped = list(torch.tensor(state["clipped"], device=device))
+        self.last_mean, self._step = state["last_mean"], state["step"]
+
+
+def _of_all_ranks(losses: Tensor) -> Tensor:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return losses[None]
+    gathered = [torch.empty_like(losses) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, losses)
+    return torch.stack(gathered)
