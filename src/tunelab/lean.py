@@ -77,7 +77,9 @@ class LeanOptimization(_AutomaticOptimization):
             nonlocal loss
             with torch.enable_grad():
                 with profile("[Lean].training_step"):
+                    task._current_fx_name = "training_step"  # for a self.log of the user's own
                     loss = task.training_step(*kwargs.values())
+                    task._current_fx_name = None
                 if batch_idx % batches == 0:
                     for group in optimizer.param_groups:
                         for parameter in group["params"]:
@@ -85,11 +87,13 @@ class LeanOptimization(_AutomaticOptimization):
                 with profile("[Lean].backward"):
                     (loss / batches if batches > 1 else loss).backward()
             if steps:
+                task._current_fx_name = "on_before_optimizer_step"
                 for callback in self._before_step:
                     with profile(f"[Callback]{type(callback).__name__}.on_before_optimizer_step"):
                         callback.on_before_optimizer_step(trainer, task, optimizer)
                 if task.on_before_optimizer_step:  # type: ignore[truthy-function]
                     task.on_before_optimizer_step(optimizer)
+                task._current_fx_name = None
                 with profile("[Lean].configure_gradient_clipping"):
                     task.configure_gradient_clipping(optimizer)
             return loss.detach()

@@ -106,7 +106,8 @@ class EpochLoop(_TrainingEpochLoop):
             self.scheduler_progress.increment_completed()
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
-        return self.batch_progress.is_last_batch and super()._should_check_val_fx(data_fetcher)
+        often = self.trainer.should_stop or self.trainer.val_check_interval != 1.0
+        return (often or self.batch_progress.is_last_batch) and super()._should_check_val_fx(data_fetcher)
 
     def _build_kwargs(self, kwargs: Any, batch: Any, batch_idx: int) -> Any:
         if not self.automatic_optimization.plain:
