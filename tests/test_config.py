@@ -63,6 +63,7 @@ RANGES = [
         "be at least 1",
         "callbacks.histograms.every_epochs=1",
     ),
+    ("callbacks.checkpoint.every_seconds=-1", "be at least 0", "callbacks.checkpoint.every_seconds=1.0"),
     ("callbacks.dead_units.tolerance=-1", "be at least 0", "callbacks.dead_units.tolerance=1e-06"),
     ("callbacks.throughput.written=1", "be true or false", "callbacks.throughput.written=true"),
     ("model.normalization=group", "be 'none', 'batch' or 'layer'", "model.normalization=none"),
@@ -337,7 +338,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def test_every_key_of_the_schema_has_its_range_tested() -> None:
     tested = {row[0].split()[-1].split("=")[0] for row in RANGES}
-    tested = {re.sub(r"^regularization\.\w+\.", "regularization.*.", key) for key in tested}
+    tested = {re.sub(r"^(regularization|callbacks)\.\w+\.", r"\1.*.", key) for key in tested}
     assert tested == set(leaves(schema.Recipe)) - WITHOUT_A_RANGE
 
 

@@ -140,7 +140,7 @@ def test_a_run_whose_data_has_no_test_part_has_no_score_there(tmp_path: Path) ->
 def test_a_checkpoint_that_the_run_has_not_is_refused(tmp_path: Path, run: Path) -> None:
     (run / "checkpoints" / "best.ckpt").unlink()
     text = refused(evaluated(tmp_path), 1)
-    assert "`checkpoint` must be one that run has, got best. It has last." in text
+    assert "`checkpoint` must be one that run has, got best. It has last, previous." in text
 
 
 @pytest.mark.parametrize("script", ["evaluate", "predict"])

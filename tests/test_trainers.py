@@ -74,7 +74,7 @@ def test_fsdp_is_built_as_far_as_a_machine_without_gpus_allows(tmp_path: Path, c
     cfg = complete(compose("trainer=fsdp", "logger=[]", "trainer.enable_progress_bar=false"))
     with pytest.raises(MisconfigurationException, match="No supported gpu backend found"):
         build_trainer(cfg, tmp_path, [])
-    assert list(cfg.callbacks) == ["checkpoint", "lr"]
+    assert list(cfg.callbacks) == ["checkpoint", "lr", "throughput"]
 
 
 @pytest.mark.parametrize(
