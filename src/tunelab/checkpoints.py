@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
 import shutil
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +25,9 @@ END_RECORD = b"PK\x05\x06"
 CHECKSUM = re.compile(rb"crc32 ([0-9a-f]{8})")
 CHECKSUM_BYTES = 14
 PIECE_BYTES = 2**20
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NEARLY_FULL_BYTES = 2**30
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -75,6 +82,37 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def disk_full_in_words(folder: Path) -> Iterator[None]:
+    """What a run does in it ends with a sentence where there is no room for what it writes.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        RunFailed: If the disk, the quota or what the system allows for a file is used up.
+    """
+    shown = threading.excepthook
+
+    def show(args: threading.ExceptHookArgs) -> None:
+        if not _no_room(args.exc_value):  # TensorBoard's thread hands it on to whoever writes next
+            shown(args)
+
+    threading.excepthook = show
+    try:
+        yield
+    except OSError as error:
+        if not _no_room(error):
+            raise
+        raise RunFailed(not_written(folder, error)) from error
+    finally:
+        threading.excepthook = shown
+
+
+def _no_room(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
 def not_written(folder: Path, error: Exception) -> str:
     """The sentence for a run that cannot write, and what is left of it.
 
@@ -82,8 +120,9 @@ def not_written(folder: Path, error: Exception) -> str:
         folder: The run's folder.
         error: Why it could not.
     """
-    free = shutil.disk_usage(folder).free / 1e6
-    reason = getattr(error, "strerror", None) or f"the disk has {free:.1f} MB left"
+    free = shutil.disk_usage(folder).free
+    full = f"the disk has {free / 1e6:.1f} MB left" if free < NEARLY_FULL_BYTES else str(error).splitlines()[0]
+    reason = getattr(error, "strerror", None) or full  # torch's writer does not say why it could not
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file():
         remedy = f"{last} is whole. Make room, then type: python train.py resume={shlex.quote(str(folder))}"

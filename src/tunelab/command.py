@@ -9,10 +9,13 @@ import inspect
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -30,7 +33,7 @@ from yaml import YAMLError
 
 from tunelab import catalogue, conf_folder, own_code, project, tools
 from tunelab.config import resolved, validate
-from tunelab.errors import ConfigError, did_you_mean
+from tunelab.errors import ConfigError, Terminated, did_you_mean, exit_code
 from tunelab.folder import RunFolder, claim
 from tunelab.job import COMMAND_VARIABLE, program, train_job
 from tunelab.overrides import (
@@ -80,7 +83,9 @@ def main(
         folder = (caller.parent / config_path).resolve()
     own_code.trust(*([trust] if isinstance(trust, str) else trust))
     command, check, job = program(), validate, train_job
+    logging.raiseExceptions = False  # what a full disk costs is a line of train.log, not a traceback for it
     try:
+        _end_at_sigterm()
         if tool is None and sys.argv[1:2] == ["new"]:
             project.main(sys.argv[2:], command)
             return
@@ -97,10 +102,20 @@ def main(
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2 if isinstance(error, CommandLineError) else 1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(exit_code(stop))
     finally:
         gc.enable()
+
+
+def _end_at_sigterm() -> None:
+    """Makes SIGTERM an exception as Ctrl-C is one, where the system would end this process without a word."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+
+        def end(signum: int, frame: FrameType | None) -> None:
+            raise Terminated
+
+        signal.signal(signal.SIGTERM, end)
 
 
 def _in_words(job: Job) -> Job:

@@ -29,6 +29,15 @@ class RunFailed(Exception):  # noqa: N818  # no mistake of the user
     """A run that ended for a reason that is no mistake in what was asked for; the text says which, and what to try."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a process as Ctrl-C does."""
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """What a process ends with that was told to: 128 and the number of the signal."""
+    return 143 if isinstance(stop, Terminated) else 130
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence with the closest known words, or an empty string."""
     close = closest(word, known)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from tunelab import catalogue, checkout
 from tunelab.config import MEMBER_GROUPS, validate
-from tunelab.errors import ConfigError, RunFailed
+from tunelab.errors import ConfigError, RunFailed, exit_code
 from tunelab.folder import RunFolder, discard, in_use
 
 log = logging.getLogger("tunelab")
@@ -79,10 +79,10 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     except RunFailed as error:
         log.error("%s", error)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if not keeps and not (folder / "config.yaml").exists():
             discard(folder)  # before anything was in it
-        sys.exit(130)
+        sys.exit(exit_code(stop))
     except SystemExit as stop:
         if stop.code in (130, 143) and (folder / "checkpoints" / "last.ckpt").is_file():
             log.info("Interrupted. To continue: %s resume=%s", program(), shlex.quote(str(_shown(folder))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tunelab import ranks
 from tunelab.callbacks import Interrupted, Interrupts, NotFiniteError, Objective, Progress, Throughput, noticed
-from tunelab.checkpoints import AtomicCheckpointIO, epochs_done, not_written, read_checkpoint
+from tunelab.checkpoints import AtomicCheckpointIO, disk_full_in_words, epochs_done, read_checkpoint
 from tunelab.errors import ConfigError, RunFailed, unexpected
 from tunelab.folder import RunFolder, write_json
 from tunelab.lean import NoProfiler
@@ -82,40 +81,37 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     data, task = build(cfg.data), build(_resumed(cfg.task) if checkpoint else cfg.task)
     objective, throughput = Objective(cfg.objective, cfg.objective_direction), Throughput()
     leads = ranks.rank() == 0  # the only one that writes
-    if leads:
-        record(folder, cfg, start)
-    with Interrupts() as interrupts, ranks.for_run(cfg, folder, checkpoint):
-        # the objective comes first, as others read what it found; the clock last, once the loggers have connected
-        trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder), interrupts, throughput])
-        EpochLoop(trainer, interrupts, cfg.seed)
-        for logger in trainer.loggers:
-            if checkpoint and leads and hasattr(logger, "resume_from"):
-                logger.resume_from(first_step)
-        try:
-            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            result = summarise(trainer, task, objective, throughput)
-            if leads:
-                write_json(folder / "result.json", result)
-            interrupts.end_if_received()
-            if cfg.test:
-                trainer.profiler = NoProfiler()  # type: ignore[attr-defined]  # asked about is the fit
-                result["test"] = score(trainer, task, data, best_checkpoint(trainer))
+    with disk_full_in_words(folder), Interrupts() as interrupts:
+        if leads:
+            record(folder, cfg, start)
+        with ranks.for_run(cfg, folder, checkpoint):
+            # the objective comes first, as others read what it found; the clock last, once the loggers have connected
+            trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder), interrupts, throughput])
+            EpochLoop(trainer, interrupts, cfg.seed)
+            for logger in trainer.loggers:
+                if checkpoint and leads and hasattr(logger, "resume_from"):
+                    logger.resume_from(first_step)
+            try:
+                trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+                result = summarise(trainer, task, objective, throughput)
                 if leads:
                     write_json(folder / "result.json", result)
-        except Interrupted as stop:
-            if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
-                write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
-            raise SystemExit(stop.exit_code) from None
-        except (NotFiniteError, RuntimeError) as error:
-            ended = summarise(trainer, task, objective, throughput)
-            raise diverged(noticed(error, trainer), cfg, folder, checkpoint, interrupts, ended) from None
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
+                interrupts.end_if_received()
+                if cfg.test:
+                    trainer.profiler = NoProfiler()  # type: ignore[attr-defined]  # asked about is the fit
+                    result["test"] = score(trainer, task, data, best_checkpoint(trainer))
+                    if leads:
+                        write_json(folder / "result.json", result)
+            except Interrupted:
+                if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
+                    write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
                 raise
-            raise RunFailed(not_written(folder, error)) from error
-    for logger in trainer.loggers:
-        if hasattr(logger, "close"):
-            logger.close()
+            except (NotFiniteError, RuntimeError) as error:
+                ended = summarise(trainer, task, objective, throughput)
+                raise diverged(noticed(error, trainer), cfg, folder, checkpoint, interrupts, ended) from None
+        for logger in trainer.loggers:
+            if hasattr(logger, "close"):
+                logger.close()
     return result
 
 

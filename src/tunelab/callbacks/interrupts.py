@@ -31,7 +31,8 @@ class Interrupts(Callback):
     """Takes note of the first signal while steps are made, so that the state of a whole step can be saved.
 
     Before the first step and after the last there is nothing to save, and the run ends at once; so it does at a second
-    signal. As a context it sets the handlers, and puts back those that were there.
+    signal. As a context it sets the handlers, puts back those that were there, and ends the process with the code of
+    the signal, 130 or 143.
     """
 
     def __init__(self) -> None:
@@ -44,9 +45,11 @@ class Interrupts(Callback):
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if isinstance(error, Interrupted):
+            raise SystemExit(error.exit_code) from None
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if not self._waits or self.received is not None:
