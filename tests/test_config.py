@@ -63,6 +63,13 @@ RANGES = [
         "be at least 1",
         "callbacks.histograms.every_epochs=1",
     ),
+    ("profiler=pytorch profiler.rows=0", "be at least 1", "profiler.rows=15"),
+    ("profiler=pytorch profiler.wait=-1", "be at least 0", "profiler.wait=1"),
+    ("profiler=pytorch profiler.warmup=0.5", "be a whole number", "profiler.warmup=1"),
+    ("profiler=pytorch profiler.active=0", "be at least 1", "profiler.active=3"),
+    ("profiler=pytorch profiler.record_shapes=1", "be true or false", "profiler.record_shapes=true"),
+    ("profiler=pytorch profiler.profile_memory=1", "be true or false", "profiler.profile_memory=true"),
+    ("profiler=pytorch profiler.with_stack=1", "be true or false", "profiler.with_stack=true"),
     ("callbacks.checkpoint.every_seconds=-1", "be at least 0", "callbacks.checkpoint.every_seconds=1.0"),
     ("callbacks.dead_units.tolerance=-1", "be at least 0", "callbacks.dead_units.tolerance=1e-06"),
     ("callbacks.throughput.written=1", "be true or false", "callbacks.throughput.written=true"),
@@ -286,6 +293,10 @@ def test_every_remedy_for_a_range_is_itself_accepted(compose: Compose, remedy: s
         "optimizer.momentum": ["optimizer=momentum"],
         "scheduler.every_epochs": ["scheduler=step"],
         "callbacks.histograms.every_epochs": ["callbacks=[histograms]"],
+        **{
+            f"profiler.{key}": ["profiler=pytorch"]
+            for key in ("rows", "wait", "warmup", "active", "record_shapes", "profile_memory", "with_stack")
+        },
         "scheduler.factor": ["scheduler=step"],
         "scheduler.patience": ["scheduler=plateau"],
         **{f"optimizer.{key}": ["optimizer=adafactor"] for key in ("beta2_decay", "d")},
