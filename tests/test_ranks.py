@@ -273,7 +273,7 @@ def test_a_run_of_two_ranks_resumes_and_repeats_bit_for_bit(tmp_path: Path, own:
     assert outcome.code == 1, outcome.text
     assert all_gone(tmp_path / "cut", 10)
     (last,) = (tmp_path / "cut" / "checkpoints").glob("last.ckpt")
-    assert torch.load(last, weights_only=True)["epoch"] == 2
+    assert 0 < torch.load(last, weights_only=True)["global_step"] <= 3 * 9
     shutil.copytree(tmp_path / "cut", tmp_path / "by_one")
     outcome = typed(tmp_path, "resume=cut")
     assert outcome.code == 0, outcome.text

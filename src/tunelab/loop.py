@@ -33,6 +33,7 @@ class EpochLoop(_TrainingEpochLoop):
         trainer.fit_loop.epoch_loop = self
         self.automatic_optimization: LeanOptimization = LeanOptimization(trainer)
         self._interrupts, self._seed = interrupts, seed
+        self._told: Any = None  # the group over which ranks hear what rank 0 decides
         trainer.callbacks.insert(0, _Hooks(self))  # type: ignore[attr-defined]
         # Lightning's own handler would send to the other ranks in the middle of whatever they exchange
         trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
@@ -74,8 +75,10 @@ class EpochLoop(_TrainingEpochLoop):
         checkpoint, told = self._checkpoint, self._interrupts.received is not None
         wanted = END if told else SAVE if checkpoint is not None and checkpoint.is_due(self.global_step) else GO_ON
         if self.trainer.world_size > 1:  # rank 0 decides
-            decision = torch.tensor(wanted, device=self.trainer.strategy.root_device)
-            torch.distributed.broadcast(decision, src=0)
+            if self._told is None:
+                self._told = torch.distributed.new_group(backend="gloo")  # NCCL's would wait for the GPUs at each step
+            decision = torch.tensor(wanted)
+            torch.distributed.broadcast(decision, src=0, group=self._told)
             wanted = int(decision)
         if wanted == GO_ON:
             return

@@ -50,7 +50,7 @@ class Mixup:
         if torch.rand(()) >= self.probability:
             return inputs, shares
         kept = _share(self.alpha)
-        partner = torch.randperm(len(inputs)).to(inputs.device)
+        partner = torch.randperm(len(inputs)).to(inputs.device, non_blocking=True)
         return torch.lerp(inputs[partner], inputs, kept), _mixed(shares, partner, kept)
 
 
@@ -84,7 +84,7 @@ class CutMix:
             return inputs, shares
         edge = math.sqrt(1 - _share(self.alpha))
         rows, columns = (self._cut(size, edge) for size in inputs.shape[2:])
-        partner = torch.randperm(len(inputs)).to(inputs.device)
+        partner = torch.randperm(len(inputs)).to(inputs.device, non_blocking=True)
         cut = inputs.clone()
         cut[:, :, rows, columns] = inputs[partner, :, rows, columns]
         inside = (rows.stop - rows.start) * (columns.stop - columns.start)

@@ -46,7 +46,8 @@ class Unwritten:
     def state_dict(self) -> dict[str, Any]:
         """Plain values and a tensor, shape (ranks, batches); all ranks call it together."""
         return {
-            "losses": _of_all_ranks(torch.stack(self.losses) if self.losses else torch.empty(0)).cpu(),
+            # as many on each rank, so that none waits for another in vain
+            "losses": _of_all_ranks(torch.stack(self.losses)).cpu() if self.losses else torch.empty(1, 0),
             "clipped": torch.stack(self.clipped).tolist() if self.clipped else [],
             "last_mean": self.last_mean,
             "step": self._step,
