@@ -19,6 +19,8 @@ from lightning.pytorch.strategies import Strategy
 from test_command import typed
 from test_exact_resume import stopped
 from test_resume import assert_the_same_run, equal, scalars
+from test_trainers import quiet_compiler
+from test_trainers import rows as lines
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -295,3 +297,152 @@ def test_a_scaled_run_that_is_ended_at_any_step_goes_on_with_its_scaler(
     assert_the_same_run(tmp_path / "whole", tmp_path / "cut")
     assert scalars(tmp_path / "whole") == scalars(tmp_path / "cut")
     assert scaler_of(tmp_path / "whole") == scaler_of(tmp_path / "cut")
+
+
+# ---- the compiler
+
+
+class Graphs(Callback):
+    """How many graphs are compiled by the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.before = compiled_graphs()
+        self.each: list[int] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.current_epoch:
+            self.each.append(compiled_graphs() - self.before)
+
+    def on_train_end(self, *args: Any) -> None:
+        self.each.append(compiled_graphs() - self.before)
+
+
+def compiled_graphs() -> int:
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.slow
+@quiet_compiler
+def test_a_compiled_run_goes_on_with_the_bits_of_the_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the cut is in the middle of an epoch whose last batch is smaller
+    words = (*SMALL[:3], "batch_size=16", "epochs=3", "size.width=37", "compile=true", "regularization=[dropout,ema]")
+    assert typed(tmp_path, *words, "hydra.run.dir=whole").folder == "whole"
+    assert stopped(tmp_path, monkeypatch, 13, *words, "hydra.run.dir=cut").code == 128 + signal.SIGINT
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow
+@quiet_compiler
+def test_each_job_of_a_sweep_compiles_in_its_first_epoch_alone(fit: Fit, prepared: Callable[[Prepare], None]) -> None:
+    jobs: list[Graphs] = []
+
+    def count(trainer: Trainer) -> None:
+        jobs.append(Graphs())
+        trainer.callbacks.append(jobs[-1])  # type: ignore[attr-defined]
+
+    prepared(count)
+    for depth in (1, 2, 3, 4):
+        words = ("data=wine", "size=tiny", "threads=1", "test=false", "batch_size=16", EVERY, "epochs=3")
+        fit(*words, "compile=true", f"model.depth={depth}")
+    # a whole batch, the last one, and the validation: 12 are more than torch's limit of 8 for one function
+    assert [job.each for job in jobs] == 4 * [[3, 3, 3]]
+
+
+# ---- on a GPU itself
+
+
+@pytest.fixture
+def on_gpu() -> tuple[str, ...]:
+    """The words of a small run on the GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    parts = ("clipping=percentile", "regularization=[dropout,ema]")
+    return ("data=digits", "size=tiny", "epochs=3", "trainer=gpu", *parts)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("trainer.precision=bf16-mixed",),
+        ("trainer.precision=16-mixed", UNFUSED),
+        ("model=resnet", "augmentation=light", "augmentation.flip=false"),
+        ("model=vit", "optimizer=muon"),
+        ("optimizer=sam",),
+    ],
+    ids=" ".join,
+)
+def test_a_run_on_the_gpu_learns_and_goes_on_with_the_bits_of_the_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert typed(tmp_path, *on_gpu, *words, "hydra.run.dir=whole").folder == "whole"
+    losses = [row["train/loss"] for row in lines(tmp_path / "whole") if "train/loss" in row]
+    assert losses[-1] < losses[0]
+    assert stopped(tmp_path, monkeypatch, 33, *on_gpu, *words, "hydra.run.dir=cut").code == 128 + signal.SIGINT
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert content(tmp_path / "whole").get("MixedPrecision") == content(tmp_path / "cut").get("MixedPrecision")
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@quiet_compiler
+def test_a_compiled_run_on_the_gpu_goes_on_with_the_bits_of_the_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: tuple[str, ...]
+) -> None:
+    assert typed(tmp_path, *on_gpu, "compile=true", "hydra.run.dir=whole").folder == "whole"
+    assert stopped(tmp_path, monkeypatch, 33, *on_gpu, "compile=true", "hydra.run.dir=cut").code == 130
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_about_as_a_cpu_does_on_data_that_stay_there(fit: Fit, on_gpu: tuple[str, ...]) -> None:
+    words = on_gpu[:3]  # without dropout: each draws masks of its own
+    gpu, folder = fit(*words, "trainer=gpu")
+    cpu, _ = fit(*words)
+    assert gpu["objective"]["best"] == pytest.approx(cpu["objective"]["best"], rel=0.02)
+    assert {tensor.device.type for tensor in content(folder)["state_dict"].values()} == {"cuda"}
+
+
+class Waits(Callback):
+    """Has torch raise where a step that is not written waits for the GPU."""
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        quiet = 2 < trainer.global_step % trainer.log_every_n_steps < 8  # type: ignore[attr-defined]
+        torch.cuda.set_sync_debug_mode("error" if quiet and trainer.current_epoch == 0 else "default")
+
+    def on_validation_start(self, *args: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("words", PARTS, ids=" ".join)
+def test_cuda_itself_finds_no_step_that_waits(
+    words: tuple[str, ...], fit: Fit, prepared: Callable[[Prepare], None], on_gpu: tuple[str, ...]
+) -> None:
+    prepared(lambda trainer: trainer.callbacks.append(Waits()))  # type: ignore[attr-defined]
+    try:
+        result, _ = fit(*on_gpu[:4], WITHOUT_SAVES, "epochs=1", "batch_size=32", EVERY, *words)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert result["status"] == "finished"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_a_step_costs_on_the_gpu_is_said(
+    precision: str, fit: Fit, on_gpu: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("data=digits", "size=base", "epochs=40", "trainer=gpu", f"trainer.precision={precision}", "test=false")
+    result, _ = fit(*words)
+    with capsys.disabled():
+        each = result["seconds"] / result["steps"] * 1e6
+        print(f"\n{torch.cuda.get_device_name()}, {precision}: {each:.0f} µs a step, validations and saves included")
+    assert result["status"] == "finished"

@@ -54,8 +54,8 @@ class Seen(Callback):
 # ---- options
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_every_trainer_composes_and_says_of_a_machine_without_gpus_what_it_can_do(compose: Callable[..., Any]) -> None:
-    assert not torch.cuda.is_available()
     refusals = {}
     for name in options("trainer"):
         try:
@@ -69,6 +69,7 @@ def test_every_trainer_composes_and_says_of_a_machine_without_gpus_what_it_can_d
     }
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_fsdp_is_built_as_far_as_a_machine_without_gpus_allows(tmp_path: Path, compose: Callable[..., Any]) -> None:
     # Lightning's own refusal comes last: every argument before it was one that it takes
     cfg = complete(compose("trainer=fsdp", "logger=[]", "trainer.enable_progress_bar=false"))

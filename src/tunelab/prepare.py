@@ -78,6 +78,8 @@ def prepare_process(cfg: DictConfig) -> None:
     """Threads, seeds and determinism, which belong to the process and not to an object."""
     torch.set_num_threads(max(1, cfg.threads // cfg.trainer.devices))  # which the ranks share
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if cfg.compile:
+        torch.compiler.reset()  # what the jobs of a sweep before this one compiled counts towards a limit
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
 
@@ -93,6 +95,7 @@ def quiet_lightning() -> None:
         "Total length of `list` across ranks is zero",  # data without a validation part
         ".*exists and is not empty",  # checkpoints of the run that is resumed
         "You're resuming from a checkpoint that ended before the epoch ended",  # our loop finds its place again
+        "Detected call of `lr_scheduler.step\\(\\)` before",  # a scaler may skip the first steps of float16
         "It is recommended to use .*sync_dist=True",  # torchmetrics has brought the ranks together
     ):
         warnings.filterwarnings("ignore", message)

@@ -199,7 +199,8 @@ class SupervisedTask(LightningModule):
         if data is not None and self.trainer.limit_train_batches == 1.0:  # all of an epoch, as Lightning writes it
             check_last_batch(self.model, data.train_dataloader(), self.spec)
         if self.compiled and data is not None:
-            nn.Module.compile(self.model)
+            # for each size of batch apart: a resumed run meets them in another order, and has the same bits
+            nn.Module.compile(self.model, dynamic=False)
         metrics = MetricCollection({name: build_metric(make, self.spec) for name, make in self.make_metrics.items()})
         self.evaluation = nn.ModuleDict(
             {part: nn.ModuleList([MeanMetric(), metrics.clone(prefix=f"{part}/")]) for part in ("val", "test")}
