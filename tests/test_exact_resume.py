@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Trainer
-from test_command import Outcome, typed
+from test_command import Outcome, refused, typed
 from test_resume import assert_the_same_run, scalars
 
 from tunelab.callbacks import Objective
@@ -127,3 +128,51 @@ def test_a_run_that_is_ended_while_it_validates_validates_again(
     assert typed(tmp_path, "resume=cut").folder == "cut"
     assert_the_same_run(whole(recipe), tmp_path / "cut")
     assert scalars(tmp_path / "cut") == scalars(whole(recipe))
+
+
+EARLY = (
+    *("size=tiny", "epochs=40", "threads=1", "regularization=[early_stopping]", "lr=0.05", "objective=val/loss"),
+    *("regularization.early_stopping.patience=1", "regularization.early_stopping.monitor=val/loss", "warmup_steps=60"),
+)
+
+
+@pytest.mark.parametrize("words", [(*SHORT, "regularization=[ema]"), EARLY])
+def test_a_run_that_is_ended_before_its_test_score_is_only_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    assert typed(tmp_path, *words, "hydra.run.dir=whole").folder == "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "on_test_start", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert typed(tmp_path, *words, "hydra.run.dir=cut").code == 143
+    unscored = json.loads((tmp_path / "cut" / "result.json").read_text())
+    assert (unscored["status"], unscored["test"]) == ("finished", None)
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(tmp_path / "whole", tmp_path / "cut")
+    text = refused(typed(tmp_path, "resume=cut"), 1)
+    assert "`resume` must have something left to do, but the run has ended after" in text
+    assert ("as early stopping had it" in text) == (words is EARLY)
+
+
+def test_a_run_that_ends_by_its_number_of_steps_keeps_its_last_and_its_best_state(tmp_path: Path) -> None:
+    words = ("size=tiny", "epochs=9", "+trainer.max_steps=60", "callbacks.checkpoint.every_seconds=1000")
+    assert typed(tmp_path, *words, "hydra.run.dir=run").folder == "run"
+    best, last = (torch.load(tmp_path / "run" / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (last["global_step"], best["epoch"] + 1) == (60, result["objective"]["epoch"])
+
+
+def test_a_signal_in_a_validation_within_an_epoch_loses_no_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*SHORT, "+trainer.val_check_interval=5")
+    assert typed(tmp_path, *words, "hydra.run.dir=whole").folder == "whole"
+
+    def stop(self: Objective, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "on_validation_epoch_start", stop)
+        assert typed(tmp_path, *words, "hydra.run.dir=cut").code == 143
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(tmp_path / "whole", tmp_path / "cut")

@@ -20,6 +20,9 @@ from yaml import YAMLError
 
 from tunelab.errors import ConfigError
 
+CHECKPOINTS = ["best", "last", "previous"]
+"""What a run keeps in `checkpoints/`; the previous one is the last but one."""
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Writes a file so that a reader or a kill sees the old content or the new, never a part."""
@@ -185,6 +188,12 @@ class RunFolder:
     def result(self) -> dict[str, Any]:
         """What the run ended with; empty while it has not ended."""
         return self._json("result.json") if (self.path / "result.json").is_file() else {}
+
+    @property
+    def last_result(self) -> dict[str, Any]:
+        """The same, also while a resume, which has put it away into its record, goes on."""
+        resumes = self.record.get("resumes") or [{}]
+        return self.result or resumes[-1].get("result_before", {})
 
     def checkpoint(self, which: str = "best") -> Path:
         """The path of the `best` or the `last` checkpoint.

@@ -58,6 +58,7 @@ class LeanOptimization(_AutomaticOptimization):
             type(trainer.strategy) is SingleDeviceStrategy
             and type(trainer.precision_plugin) is Precision
             and all(_inherited(type(task), method, SupervisedTask) for method in STEP_METHODS)
+            and all(type(optimizer).zero_grad is Optimizer.zero_grad for optimizer in trainer.optimizers)
             and not any(getattr(owner, hook) for owner in owners for hook in AROUND_BACKWARD)
         )
         self._before_step = [c for c in trainer.callbacks if c.on_before_optimizer_step]  # type: ignore[attr-defined]
@@ -95,7 +96,9 @@ class LeanOptimization(_AutomaticOptimization):
                     task.on_before_optimizer_step(optimizer)
                 task._current_fx_name = None
                 with profile("[Lean].configure_gradient_clipping"):
-                    task.configure_gradient_clipping(optimizer)
+                    task.configure_gradient_clipping(
+                        optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+                    )
             return loss.detach()
 
         if steps:
@@ -105,7 +108,7 @@ class LeanOptimization(_AutomaticOptimization):
             self.optim_progress.optimizer.step.increment_completed()
         else:
             closure()
-        return {"loss": loss.detach()}
+        return {"loss": loss.detach() / batches}
 
 
 def leave_out_idle(trainer: Trainer) -> None:
@@ -114,7 +117,7 @@ def leave_out_idle(trainer: Trainer) -> None:
     for owner in (*trainer.callbacks, task):  # type: ignore[attr-defined]
         base: type = LightningModule if owner is task else Callback
         for hook in STEP_HOOKS:
-            if getattr(type(owner), hook) is getattr(base, hook):
+            if hook not in vars(owner) and getattr(type(owner), hook) is getattr(base, hook):
                 owner.__dict__[hook] = None  # it skips what cannot be called
     data = trainer.datamodule  # type: ignore[attr-defined]
     own = [(task, LightningModule), *([(data, LightningDataModule)] if data is not None else [])]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -31,6 +33,8 @@ class EpochLoop(_TrainingEpochLoop):
         former = trainer.fit_loop.epoch_loop
         super().__init__(trainer, min_steps=former.min_steps, max_steps=former.max_steps)
         trainer.fit_loop.epoch_loop = self
+        self._set_up, trainer.fit_loop.setup_data = trainer.fit_loop.setup_data, self._set_up_data  # type: ignore[method-assign]
+        self._keyed = True  # whether the batches follow from (seed, epoch, batch) alone
         self.automatic_optimization: LeanOptimization = LeanOptimization(trainer)
         self._interrupts, self._seed = interrupts, seed
         self._told: Any = None  # the group over which ranks hear what rank 0 decides
@@ -40,27 +44,45 @@ class EpochLoop(_TrainingEpochLoop):
 
     @property
     def _checkpoint(self) -> Checkpoint | None:
-        callback = self.trainer.checkpoint_callback
-        return callback if isinstance(callback, Checkpoint) else None
+        callbacks: list[Callback] = self.trainer.callbacks
+        return next((callback for callback in callbacks if isinstance(callback, Checkpoint)), None)
 
-    def seed_order(self) -> None:
-        """Seeds what a loader that is not keyed draws its order from, before it begins an epoch."""
-        key = (self._seed * 1_000_003 + self.trainer.fit_loop.epoch_progress.current.processed) % 2**63
-        torch.default_generator.manual_seed(key)
+    def _seed_draws(self, epoch: int, batch: int) -> None:
+        """Seeds what a loader that is not keyed draws from: its order, and what is random in its examples.
+
+        Args:
+            epoch: Counted from 0.
+            batch: The one that comes next, counted from 0; -1 before the loader begins the epoch.
+        """
+        key = ((self._seed * 1_000_003 + epoch) * 1_000_003 + batch + 1) * 1_009 + self.trainer.global_rank
+        torch.default_generator.manual_seed(key % 2**63)
+        np.random.seed(key % 2**32)  # what people's data sets draw from
+        random.seed(key)
+
+    def _set_up_data(self) -> None:
+        self._seed_draws(0, -1)  # in every part of a run the same, should loaders draw as they are made
+        self._set_up()
 
     def on_run_start(self, data_fetcher: Any) -> None:
         batches = self.batch_progress.current.ready if self.restarting else 0
-        if not self.trainer.fit_loop.is_resuming:  # or it has begun the epoch already
-            self.seed_order()
+        loaders, epoch = data_fetcher.combined_loader.flattened, self.trainer.current_epoch
+        self._keyed = all(hasattr(loader, "skip") for loader in loaders)
+        if epoch and not self._keyed:
+            self._seed_draws(epoch, -1)
+            if self.restarting:
+                iter(data_fetcher)  # it has begun an epoch, but not this one
         super().on_run_start(data_fetcher)
-        if batches and not self._num_ready_batches_reached():
-            loaders = data_fetcher.combined_loader.flattened
-            if all(hasattr(loader, "skip") for loader in loaders):
-                for loader in loaders:
-                    loader.skip(batches)
-            else:
-                for _ in range(batches):
-                    next(data_fetcher.iterator)
+        if not batches or self._num_ready_batches_reached():
+            return
+        if self._keyed:
+            for loader in loaders:
+                loader.skip(batches)
+        else:
+            # one without a length is read a batch ahead; the count of the others has these batches already
+            source = data_fetcher if data_fetcher.length is None else data_fetcher.iterator
+            for batch in range(batches):
+                self._seed_draws(epoch, batch)
+                next(source)
 
     def advance(self, data_fetcher: Any) -> None:
         if self.restarting and self._num_ready_batches_reached():  # what is left of the epoch is its validation
@@ -68,6 +90,8 @@ class EpochLoop(_TrainingEpochLoop):
             return
         if self.batch_progress.current.ready % self.trainer.accumulate_grad_batches == 0:
             self._look_around()
+        if not self._keyed:
+            self._seed_draws(self.trainer.current_epoch, self.batch_progress.current.ready)
         super().advance(data_fetcher)
 
     def _look_around(self) -> None:
@@ -90,7 +114,8 @@ class EpochLoop(_TrainingEpochLoop):
 
     def end_in_validation(self) -> None:
         """Ends the run if it was told to, with a state that validates again."""
-        if self._interrupts.received is None or self.trainer.world_size > 1:  # several go on to the next step
+        several = self.trainer.world_size > 1  # they go on to the next step, and so does one within an epoch
+        if self._interrupts.received is None or several or not self._num_ready_batches_reached():
             return
         self.val_loop.batch_progress.reset()
         if self._checkpoint is not None:
@@ -109,7 +134,7 @@ class EpochLoop(_TrainingEpochLoop):
             self.scheduler_progress.increment_completed()
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
-        often = self.trainer.should_stop or self.trainer.val_check_interval != 1.0
+        often = self.trainer.should_stop or self.trainer.val_check_batch != self.trainer.num_training_batches
         return (often or self.batch_progress.is_last_batch) and super()._should_check_val_fx(data_fetcher)
 
     def _build_kwargs(self, kwargs: Any, batch: Any, batch_idx: int) -> Any:
@@ -127,9 +152,6 @@ class _Hooks(Callback):
 
     def __init__(self, loop: EpochLoop) -> None:
         self.loop = loop
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.loop.seed_order()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         leave_out_idle(trainer)

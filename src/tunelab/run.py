@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf import DictConfig, OmegaConf
 
 from tunelab import ranks
+from tunelab.callbacks import Checkpoint as OwnCheckpoint
 from tunelab.callbacks import Interrupted, Interrupts, NotFiniteError, Objective, Progress, Throughput, noticed
 from tunelab.checkpoints import AtomicCheckpointIO, disk_full_in_words, epochs_done, read_checkpoint
 from tunelab.errors import ConfigError, RunFailed, unexpected
@@ -76,7 +77,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     cfg = complete(cfg)
     prepare_process(cfg)
     check_devices(cfg)
-    first_step = check_resumable(checkpoint, cfg) if checkpoint else 0
+    first_step, over = check_resumable(checkpoint, cfg) if checkpoint else (0, False)
 
     data, task = build(cfg.data), build(_resumed(cfg.task) if checkpoint else cfg.task)
     objective, throughput = Objective(cfg.objective, cfg.objective_direction), Throughput()
@@ -86,14 +87,14 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
             record(folder, cfg, start)
         with ranks.for_run(cfg, folder, checkpoint):
             # the objective comes first, as others read what it found; the clock last, once the loggers have connected
-            trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder), interrupts, throughput])
+            trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder, over), interrupts, throughput])
             EpochLoop(trainer, interrupts, cfg.seed)
             for logger in trainer.loggers:
                 if checkpoint and leads and hasattr(logger, "resume_from"):
                     logger.resume_from(first_step)
             try:
                 trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-                result = summarise(trainer, task, objective, throughput)
+                result = summarise(trainer, task, objective, throughput, first_step)
                 if leads:
                     write_json(folder / "result.json", result)
                 interrupts.end_if_received()
@@ -104,10 +105,11 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
                         write_json(folder / "result.json", result)
             except Interrupted:
                 if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
-                    write_json(folder / "result.json", summarise(trainer, task, objective, throughput))
+                    write_json(folder / "result.json", summarise(trainer, task, objective, throughput, first_step))
                 raise
             except (NotFiniteError, RuntimeError) as error:
-                ended = summarise(trainer, task, objective, throughput)
+                interrupts.end_if_received()  # a loader's worker may have been told, too, and have ended first
+                ended = summarise(trainer, task, objective, throughput, first_step)
                 raise diverged(noticed(error, trainer), cfg, folder, checkpoint, interrupts, ended) from None
         for logger in trainer.loggers:
             if hasattr(logger, "close"):
@@ -168,23 +170,33 @@ def _resumed(task: DictConfig) -> DictConfig:
     return OmegaConf.create(parts)  # apart from the recipe, from which instantiate would take the old keys again
 
 
-def check_resumable(checkpoint: Path, cfg: DictConfig) -> int:
-    """The step at which a checkpoint was written.
+def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
+    """Where a run is taken up again.
+
+    Returns:
+        The step at which the checkpoint was written, and whether nothing but the test score is missing.
 
     Raises:
         ConfigError: If it is damaged, or nothing of the recipe is left to do after it.
     """
     content = read_checkpoint(checkpoint, "resume")
-    done = epochs_done(content)
-    folder = checkpoint.parent.parent
-    result = RunFolder(folder).result
-    unscored = cfg.test and not result.get("test") and done == cfg.epochs
-    if done >= cfg.epochs and not unscored:
+    step, done = int(content["global_step"]), epochs_done(content)
+    result = RunFolder(checkpoint.parent.parent).last_result
+    ended = result.get("status") == "finished" and result["steps"] == step and result["epochs_asked"] == cfg.epochs
+    if cfg.test and not result.get("test") and (ended or done == cfg.epochs):
+        return step, True
+    if ended:
+        early = f" of {cfg.epochs}, as early stopping had it" if done < cfg.epochs else ""
+        raise ConfigError(
+            f"`resume` must have something left to do, but the run has ended after {done} epochs{early}. "
+            f"To go on, add epochs={2 * cfg.epochs}."
+        )
+    if done >= cfg.epochs:
         raise ConfigError(
             f"`epochs` must be more than the {done} that the run has behind it, got {cfg.epochs}. "
             f"Try epochs={2 * done}."
         )
-    return int(content["global_step"])
+    return step, False
 
 
 def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
@@ -224,8 +236,9 @@ QUIET = {"num_sanity_val_steps": 0, "enable_model_summary": False}
 
 def best_checkpoint(trainer: Trainer) -> str | None:
     """The checkpoint that the objective chose, or None for the weights as they are."""
-    callback = trainer.checkpoint_callback
-    return getattr(callback, "best_model_path", None) or None
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    kept = sorted((c for c in callbacks if isinstance(c, Checkpoint)), key=lambda c: not isinstance(c, OwnCheckpoint))
+    return (getattr(kept[0], "best_model_path", None) or None) if kept else None
 
 
 def score(
@@ -245,8 +258,10 @@ def has_examples(data: LightningDataModule, part: str) -> bool:
     return loader is not None and len(loader) > 0
 
 
-def summarise(trainer: Trainer, task: LightningModule, objective: Objective, throughput: Throughput) -> dict[str, Any]:
-    """What a run ended with, apart from its test score."""
+def summarise(
+    trainer: Trainer, task: LightningModule, objective: Objective, throughput: Throughput, first_step: int
+) -> dict[str, Any]:
+    """What a run ended with, apart from its test score; its time is that from `first_step` on."""
     return {
         "status": "finished" if trainer.state.status == TrainerStatus.FINISHED else "interrupted",
         "objective": {
@@ -257,9 +272,10 @@ def summarise(trainer: Trainer, task: LightningModule, objective: Objective, thr
         },
         "train_loss": getattr(getattr(task, "unwritten", None), "last_mean", None),
         "test": None,
-        "epochs": trainer.current_epoch,
+        "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         "epochs_asked": trainer.max_epochs,
         "steps": trainer.global_step,
+        "resumed_at": first_step,
         "seconds": round(throughput.seconds, 3),
         "samples_per_second": round(throughput.samples / throughput.seconds) if throughput.samples else None,
         "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
@@ -267,25 +283,36 @@ def summarise(trainer: Trainer, task: LightningModule, objective: Objective, thr
 
 
 class Opening(Callback):
-    """Says what is about to run, in a line, and writes what only the built data and model know."""
+    """Says what is about to run, in a line, and writes what only the built data and model know.
 
-    def __init__(self, cfg: DictConfig, start: Start, folder: Path) -> None:
-        self.cfg, self.start, self.folder = cfg, start, folder
+    Args:
+        cfg: The completed recipe.
+        start: How it was asked for.
+        folder: The run's folder.
+        over: Whether it has been trained, and is only to be scored.
+    """
+
+    def __init__(self, cfg: DictConfig, start: Start, folder: Path, over: bool) -> None:
+        self.cfg, self.start, self.folder, self.over = cfg, start, folder, over
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = self.over  # early stopping may have ended it before its last epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         choices = self.start.choices
-        threads = f"{self.cfg.threads} thread{'s' if self.cfg.threads > 1 else ''}"
+        threads, steps = counted(self.cfg.threads, "thread"), trainer.num_training_batches
         log.info(
-            "%s · %s %s, %s parameters · %s lr %g · %s epochs of %s steps · %s"
-            + (" · %s" if trainer.world_size > 1 else ""),
+            "%s · %s %s, %s parameters · %s lr %g · %s of %s · %s" + (" · %s" if trainer.world_size > 1 else ""),
             *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
-            *(choices.get("optimizer"), self.cfg.lr, self.cfg.epochs, trainer.num_training_batches),
+            *(choices.get("optimizer"), self.cfg.lr, counted(self.cfg.epochs, "epoch"), counted(steps, "step")),
             threads if pl_module.device.type == "cpu" else pl_module.device,
             *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
         )
+        if trainer.global_step:
+            log.info("It goes on behind step %d, in epoch %d.", trainer.global_step, trainer.current_epoch + 1)
         spec = getattr(pl_module, "spec", None)
         if spec is not None:
             write_json(self.folder / "data_spec.json", spec.to_json())
@@ -294,3 +321,8 @@ class Opening(Callback):
                 logger.log_knobs(knobs(self.cfg, self.start))
             else:
                 logger.log_hyperparams(knobs(self.cfg, self.start))
+
+
+def counted(number: float, noun: str) -> str:
+    """A number with its noun: 1 epoch, 30 epochs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -52,5 +52,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["train_loss"] is not None:
         lines.append(("last train/loss", f"{result['train_loss']:.4g}"))
     rate = f", {result['samples_per_second']:,} samples per second" if result["samples_per_second"] else ""
-    lines.append(("training", f"{result['seconds']:.1f} s, {result['steps']:,} steps{rate}"))
+    first, last = result.get("resumed_at", 0), result["steps"]
+    steps = f"steps {first + 1:,} to {last:,}" if first else f"{last:,} steps"
+    lines.append(("training", f"{result['seconds']:.1f} s, {steps}{rate}"))
     return lines

@@ -63,7 +63,8 @@ class Checkpoint(LightningCheckpoint):
         objective = next((c for c in callbacks if isinstance(c, Objective)), None)
         # without validations the newest state is the best that is known
         improved = objective is None or objective.epoch in (None, epoch)
-        due = epoch == trainer.max_epochs or trainer.should_stop or self.is_due(trainer.global_step)
+        ends = epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps or trainer.should_stop
+        due = ends or self.is_due(trainer.global_step)
         if trainer.world_size > 1:
             due = trainer.strategy.broadcast(due)
         if due or (improved and isinstance(trainer.strategy, FSDPStrategy)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -33,6 +34,8 @@ from tunelab.tasks.parts import (
 )
 from tunelab.tasks.scored_weights import ScoredWeights
 from tunelab.tasks.unwritten import Unwritten
+
+log = logging.getLogger("tunelab")
 
 Batch = tuple[Tensor, Tensor]
 Shares = list[tuple[Tensor, float]]
@@ -229,8 +232,10 @@ class SupervisedTask(LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LambdaLR):
             groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-            for group, lr, factor in groups:
-                group["lr"] = lr * factor(scheduler.last_epoch)
+            for index, (group, lr, factor) in enumerate(groups):
+                before, group["lr"] = group["lr"], lr * factor(scheduler.last_epoch)
+                if not index and not math.isclose(before, group["lr"], rel_tol=1e-6):
+                    log.info("The schedule spans other epochs: lr goes from %.3g to %.3g.", before, group["lr"])
 
     # ---- a step
 
