@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from tunelab.errors import ConfigError, RunFailed
+from tunelab.errors import ConfigError, RunFailed, as_typed, program
 
 END_RECORD = b"PK\x05\x06"
 """How the last 22 bytes of a zip archive without a comment begin; the last two are the length of the comment."""
@@ -28,6 +28,10 @@ PIECE_BYTES = 2**20
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NEARLY_FULL_BYTES = 2**30
+REMEDIES = {
+    errno.EFBIG: "Raise what the system allows for a file (ulimit -f)",
+    errno.EDQUOT: "Make room in your quota",
+}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -49,8 +53,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             aside.replace(target)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:  # torch's writer has no error of its own for a full disk
+            reason = error if isinstance(error, OSError) else _of_the_system(aside) or error
             aside.unlink(missing_ok=True)
-            raise RunFailed(not_written(target.parent.parent, error)) from error
+            named = target.with_name(target.name.strip(".").removesuffix(".new"))
+            raise RunFailed(not_written(target.parent.parent, reason, named)) from error
+
+
+def _of_the_system(path: Path) -> OSError | None:
+    """Why no more can be written to a file; None if more can."""
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(PIECE_BYTES))
+    except OSError as error:
+        return error
+    return None
 
 
 def _append_checksum(file: BinaryIO) -> None:
@@ -113,22 +129,27 @@ def _no_room(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
-def not_written(folder: Path, error: Exception) -> str:
+def not_written(folder: Path, error: Exception, file: Path | None = None) -> str:
     """The sentence for a run that cannot write, and what is left of it.
 
     Args:
         folder: The run's folder.
         error: Why it could not.
+        file: What it could not write, where the error does not say.
     """
     free = shutil.disk_usage(folder).free
-    full = f"the disk has {free / 1e6:.1f} MB left" if free < NEARLY_FULL_BYTES else str(error).splitlines()[0]
-    reason = getattr(error, "strerror", None) or full  # torch's writer does not say why it could not
+    code = error.errno if isinstance(error, OSError) else None
+    named = file or (isinstance(error, OSError) and error.filename)
+    what = as_typed(Path(named)) if named else f"into {as_typed(folder)}"
+    reason = (isinstance(error, OSError) and error.strerror) or (str(error).splitlines() or [type(error).__name__])[0]
+    short = code == errno.ENOSPC or free < NEARLY_FULL_BYTES
+    mend = REMEDIES.get(code or 0, "Make room" if short else "Mend that")
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file():
-        remedy = f"{last} is whole. Make room, then type: python train.py resume={shlex.quote(str(folder))}"
+        remedy = f"{as_typed(last)} is whole. {mend}, then type: {program()} resume={shlex.quote(as_typed(folder))}"
     else:
-        remedy = "There is no checkpoint yet. Make room, or choose another disk with hydra.run.dir=…"
-    return f"The run could not write into {folder}: {reason}. {remedy}"
+        remedy = f"There is no checkpoint yet. {mend}, or choose another disk with hydra.run.dir=…"
+    return f"The run could not write {what}: {reason}; {free / 1e9:.1f} GB of the disk are free. {remedy}"
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:

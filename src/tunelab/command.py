@@ -33,9 +33,9 @@ from yaml import YAMLError
 
 from tunelab import catalogue, conf_folder, own_code, project, tools
 from tunelab.config import resolved, validate
-from tunelab.errors import ConfigError, Terminated, did_you_mean, exit_code
+from tunelab.errors import ConfigError, Terminated, did_you_mean, exit_code, program
 from tunelab.folder import RunFolder, claim
-from tunelab.job import COMMAND_VARIABLE, program, train_job
+from tunelab.job import COMMAND_VARIABLE, train_job
 from tunelab.overrides import (
     CommandLineError,
     quote_path,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any
 
 MOST_LINES = 8
@@ -77,6 +79,19 @@ def closest(word: str, known: Iterable[str]) -> list[str]:
         if likeness >= 0.6:
             near.append((-likeness, other[:3] != typed[:3], name))
     return [name for _, _, name in sorted(near)[:3]]
+
+
+def program() -> str:
+    """How this process was called: python train.py, python scripts/evaluate.py, tunelab."""
+    path = Path(sys.argv[0])
+    if path.suffix != ".py":
+        return path.name
+    return f"python scripts/{path.name}" if path.parent.name == "scripts" else f"python {path.name}"
+
+
+def as_typed(path: Path) -> str:
+    """A path as the user would type it: relative to where they stand, if it is below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def show(value: Any) -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from tunelab import catalogue, checkout
 from tunelab.config import MEMBER_GROUPS, validate
-from tunelab.errors import ConfigError, RunFailed, exit_code
+from tunelab.errors import ConfigError, RunFailed, as_typed, exit_code, program
 from tunelab.folder import RunFolder, discard, in_use
 
 log = logging.getLogger("tunelab")
@@ -25,14 +25,6 @@ RESUME_MAY_CHANGE = ("epochs", "threads", "callbacks", "logger", "profiler", "tr
 
 COMMAND_VARIABLE = "TUNELAB_COMMAND"
 """Where the command line is kept as it was typed, before we tell Hydra more; a launcher's processes inherit it."""
-
-
-def program() -> str:
-    """How this process was called: python train.py, python scripts/evaluate.py, tunelab."""
-    path = Path(sys.argv[0])
-    if path.suffix != ".py":
-        return path.name
-    return f"python scripts/{path.name}" if path.parent.name == "scripts" else f"python {path.name}"
 
 
 def train_job(cfg: DictConfig) -> float | None:
@@ -85,7 +77,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         sys.exit(exit_code(stop))
     except SystemExit as stop:
         if stop.code in (130, 143) and (folder / "checkpoints" / "last.ckpt").is_file():
-            log.info("Interrupted. To continue: %s resume=%s", program(), shlex.quote(str(_shown(folder))))
+            log.info("Interrupted. To continue: %s resume=%s", program(), shlex.quote(as_typed(folder)))
         elif stop.code in (130, 143):
             log.info("Interrupted before the first checkpoint: there is nothing to continue from.")
         raise
@@ -144,8 +136,3 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
         start = Start(command, overrides, choices if changed else run.record["choices"], here)
         return recipe, start, given if given.is_file() else run.checkpoint("last")
     return cfg, Start(command, list(job.overrides.task), choices, here), None
-
-
-def _shown(folder: Path) -> Path:
-    """Relative to where the user stands, if it is below."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -9,9 +9,9 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from tunelab import catalogue
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, program
 from tunelab.folder import RunFolder
-from tunelab.job import RESUME_MAY_CHANGE, program
+from tunelab.job import RESUME_MAY_CHANGE
 
 PATH_KEYS = ("repeat", "resume", "run", "input", "output", "hydra.run.dir")
 
