@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from test_command import typed
 from torch import nn
 
-from tunelab.callbacks import Finite, NotFiniteError
+from tunelab.callbacks import Finite, NotFiniteError, Pinpoint
 from tunelab.errors import RunFailed
 
 Fit = Callable[..., tuple[dict[str, Any], Path]]
@@ -390,6 +393,27 @@ def test_a_replay_writes_nothing_and_says_one_line(
     assert len(steps) == len(set(steps))
 
 
+def test_a_replay_leaves_out_what_saves_checkpoints_whatever_it_is_called(
+    own: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    own_save = ModelCheckpoint._save_checkpoint
+
+    def save(self: ModelCheckpoint, trainer: Trainer, filepath: str) -> None:
+        steps.append(trainer.global_step)
+        own_save(self, trainer, filepath)
+
+    monkeypatch.setattr(ModelCheckpoint, "_save_checkpoint", save)
+    kept = "dirpath: kept, every_n_train_steps: 3, save_top_k: -1"
+    keep = f"{{_target_: lightning.pytorch.callbacks.ModelCheckpoint, {kept}}}"
+    lr = "{_target_: lightning.pytorch.callbacks.LearningRateMonitor}"
+    words = (*SMALL[:-1], *model("Net", at=8), f"+callbacks.keep={keep}", f"+callbacks.lr_monitor={lr}")
+    outcome = typed(tmp_path, *words, "callbacks.checkpoint.every_seconds=1000", "hydra.run.dir=run")
+    assert "in activation2 (Bursting): its output became Inf" in outcome.err
+    assert steps == [3, 6, 9]  # the last is refused by `finite`; a replay would begin at 3 again
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
 @pytest.mark.filterwarnings("ignore:Encountered `nan` values")  # in the validation loss
 def test_a_run_without_the_callback_goes_on(own: None, fit: Fit) -> None:
     result, _ = fit(*SMALL, *model("Net", at=8), "callbacks=[]")
@@ -454,6 +478,21 @@ def test_a_run_that_resumes_without_its_checkpoints_is_made_again_from_where_it_
     outcome = typed(tmp_path, "resume=run", "epochs=4", "callbacks=[finite]")
     assert "Replaying steps 11 to 14 to find where it began." in outcome.err
     assert "It began at step 13 (epoch 3, batch 3 of 5) going backward in activation2 (Rooting)" in outcome.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_replay_ends_the_run_at_once_and_nothing_is_said_of_what_was_not_found(
+    own: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def send(self: Pinpoint, *_: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(Pinpoint, "on_train_batch_start", send)
+    outcome = typed(tmp_path, *SMALL[:-1], *model("Net", at=8), "hydra.run.dir=run")
+    assert outcome.code == 128 + number
+    assert "Traceback" not in outcome.text
+    assert "it did not come back" not in outcome.text
 
 
 @pytest.mark.slow

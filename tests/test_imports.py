@@ -56,7 +56,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "folder": (set(), {"omegaconf", "yaml"}),
     "summary": (set(), {"rich"}),
     "record": ({"folder", "own_code"}, {"omegaconf"}),
-    "checkpoints": (set(), {"lightning"}),
+    "checkpoints": ({"folder"}, {"lightning"}),
     # a fit
     "loggers": ({"folder"}, {"lightning", "tensorboard"}),
     "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
@@ -67,7 +67,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "ranks": (set(), set()),
     "lean": ({"tasks"}, {"lightning"}),
     "loop": ({"callbacks", "lean"}, {"lightning"}),
-    "replay": ({"callbacks", "checkpoints"}, {"lightning", "omegaconf"}),
+    "replay": ({"callbacks", "checkpoints"}, {"hydra", "lightning", "omegaconf"}),
     "prepare": (set(), {"hydra", "lightning", "omegaconf"}),
     "run": (
         {

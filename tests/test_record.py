@@ -7,7 +7,9 @@ import json
 import os
 import re
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from test_command import Outcome, in_process_of_its_own, typed
 
 from tunelab import checkout, own_code, record
 from tunelab.errors import RunFailed
-from tunelab.record import code_hash, differences
+from tunelab.record import code_hash, differences, fingerprints
 
 SMALL = ("size=tiny", "epochs=2", "test=false", "logger=[csv]")
 WARNING = r"It is (repeated|resumed) under other conditions, so the last bits may differ: (.*)\."
@@ -180,6 +182,7 @@ RECORD = {
     "code": "a" * 64,
     "own_code": {"mine": "b" * 64},
     "checkout": {"commit": "c", "dirty": False},
+    "data": {"path": "4 bytes, crc32 bbbbbbbb"},
 }
 
 
@@ -196,9 +199,11 @@ RECORD = {
         ("own_code.mine", "d" * 64, ["code of mine dddddddd → bbbbbbbb"]),
         ("own_code.other", "d" * 64, ["code of other dddddddd → none"]),
         ("checkout.dirty", True, ["uncommitted changes yes → no"]),
+        ("data.path", "5 bytes, crc32 aaaaaaaa", ["data.path 5 bytes, crc32 aaaaaaaa → 4 bytes, crc32 bbbbbbbb"]),
         ("checkout", None, []),
         # these change no bit
         ("checkout.commit", "d", []),
+        ("checkout.dirty", None, []),  # git took too long to say
         ("machine.host", "b", []),
         ("machine.platform", "Linux-5", []),
         ("versions.pandas", "2.0", []),
@@ -249,6 +254,43 @@ def test_under_other_conditions_a_run_warns_once_of_all_that_differs(
         "threads 8 → 1",
         f"code of tunelab ffffffff → {code_hash()[:8]}",
     ]
+
+
+def test_a_table_that_was_changed_since_is_named(tmp_path: Path) -> None:
+    rows = [f"{number % 7},{'abc'[number % 3]}\n" for number in range(90)]
+    table = tmp_path / "rows.csv"
+    table.write_text("size,kind\n" + "".join(rows))
+    words = ("data=csv", "data.path=rows.csv", "data.target=kind", *SMALL, "hydra.run.dir=run")
+    assert typed(tmp_path, *words).code == 0
+    known = f"{table.stat().st_size} bytes, crc32 {zlib.crc32(table.read_bytes()):08x}"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == {"path": known}
+    assert told(typed(tmp_path, "repeat=run")) == []
+    table.write_text("size,kind\n" + "".join(["5,a\n", *rows[1:]]))
+    changed = f"{table.stat().st_size} bytes, crc32 {zlib.crc32(table.read_bytes()):08x}"
+    assert told(typed(tmp_path, "repeat=run")) == [f"data.path {known} → {changed}"]
+    assert told(typed(tmp_path, "resume=run", "epochs=3")) == [f"data.path {known} → {changed}"]
+
+
+def test_large_files_and_folders_are_known_by_their_size_and_when_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "READ_BYTES", 5)
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "small").write_bytes(b"12345")
+    for seconds, name in enumerate(("images/cats/a", "images/cats/b", "large")):
+        (tmp_path / name).write_bytes(b"123456")
+        os.utime(tmp_path / name, (seconds, seconds))
+    (tmp_path / "empty").mkdir()
+    paths = {"path": "images", "val_path": "small", "test_path": "large"}
+    told = fingerprints({key: str(tmp_path / name) for key, name in paths.items()})
+    one, two = (datetime.fromtimestamp(seconds).astimezone().isoformat() for seconds in (1, 2))
+    assert told == {
+        "path": f"2 files, 12 bytes, newest of {one}",
+        "val_path": f"5 bytes, crc32 {zlib.crc32(b'12345'):08x}",
+        "test_path": f"6 bytes of {two}",
+    }
+    assert fingerprints({"path": "owner/name", "val_path": None, "test_path": str(tmp_path / "empty")}) == {}
+    assert fingerprints({"_target_": "tunelab.data.BundledData"}) == {}
 
 
 def _copied(original: Path, folder: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,6 +49,9 @@ VARIABLES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
 """Of the environment, what decides in which order or how exactly numbers are added; threads stand apart."""
+
+READ_BYTES = 10**9
+"""Files up to this size are read to know them again; a second or less."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def record(folder: Path, cfg: DictConfig, start: Start) -> None:
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "code": code_hash(),
         "own_code": {name: _hash_of(name) for name in own_code.trusted()},
+        "data": fingerprints(cfg.data),
         "checkout": None if start.checkout is None else dict(start.checkout),
     }
     path = folder / "run.json"
@@ -121,7 +126,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     What one of the records does not say is passed over.
     """
     found = []
-    for name in ("versions", "machine", "environment", "own_code"):
+    for name in ("versions", "machine", "environment", "own_code", "data"):
         was, is_now = before.get(name), now.get(name)
         if not isinstance(was, Mapping) or not isinstance(is_now, Mapping):
             continue
@@ -129,15 +134,55 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             partial = name in ("versions", "machine") and (key not in was or key not in is_now)
             if partial or key in ("platform", "host") or was.get(key) == is_now.get(key):
                 continue
-            label = f"code of {key}" if name == "own_code" else key.replace("cpu_capability", "CPU capability")
+            label = {"own_code": f"code of {key}", "data": f"data.{key}"}.get(name) or key.replace(
+                "cpu_capability", "CPU capability"
+            )
             found.append(f"{label} {_said(was.get(key))} → {_said(is_now.get(key))}")
     for key, label in (("threads", "threads"), ("code", "code of tunelab")):
         if key in before and before[key] != now.get(key):
             found.append(f"{label} {_said(before[key])} → {_said(now.get(key))}")
-    dirty = [bool((values.get("checkout") or {}).get("dirty")) for values in (before, now)]
-    if dirty[0] != dirty[1]:
+    dirty = [(values.get("checkout") or {}).get("dirty") for values in (before, now)]
+    if None not in dirty and dirty[0] != dirty[1]:
         found.append("uncommitted changes {} → {}".format(*("yes" if each else "no" for each in dirty)))
     return found
+
+
+def fingerprints(data: Mapping[str, Any]) -> dict[str, str]:
+    """What the files that a data source reads are known by, in words, by the key that names them.
+
+    Args:
+        data: Its part of the recipe.
+    """
+    named = {key: data.get(key) for key in ("path", "val_path", "test_path")}
+    found = {
+        key: _fingerprint(Path(path).expanduser()) for key, path in named.items() if isinstance(path, str) and path
+    }
+    return {key: seen for key, seen in found.items() if seen is not None}
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Of a file its size and CRC-32, or when it was written if it is large; of a folder what its files come to."""
+    try:
+        if path.is_file():
+            size = path.stat().st_size
+            if size > READ_BYTES:
+                return f"{size} bytes of {_time(path.stat().st_mtime)}"
+            checksum = 0
+            with path.open("rb") as file:
+                while piece := file.read(2**20):
+                    checksum = zlib.crc32(piece, checksum)
+            return f"{size} bytes, crc32 {checksum:08x}"
+        seen = [Path(folder, name).stat() for folder, _, names in os.walk(path) for name in names]
+    except OSError:
+        return None  # whoever reads it will say why it cannot be read
+    if not seen:
+        return None
+    newest = _time(max(file.st_mtime for file in seen))
+    return f"{len(seen)} files, {sum(file.st_size for file in seen)} bytes, newest of {newest}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat()
 
 
 def _warn(how: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra.utils import get_object
 from lightning import Callback
+from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor
 from omegaconf import DictConfig, open_dict
 
-from tunelab.callbacks import Interrupted, NotFiniteError, Origin, Pinpoint, ReplayEnded, kind, place
+from tunelab.callbacks import Finite, NotFiniteError, Origin, Pinpoint, ReplayEnded, kind, place
 from tunelab.checkpoints import read_checkpoint
 
 log = logging.getLogger("tunelab")
@@ -19,8 +21,8 @@ log = logging.getLogger("tunelab")
 Fit = Callable[[list[Callback], Path | None], None]
 """Fits the same recipe with these callbacks from a checkpoint, or from the beginning."""
 
-LEFT_OUT = ("tunelab.callbacks.Checkpoint", "tunelab.callbacks.Finite")
-"""Callbacks that would write or end; the others may change what the steps do."""
+LEFT_OUT = (Checkpoint, Finite, DeviceStatsMonitor, LearningRateMonitor)
+"""Callbacks that would write, end the run or ask for a logger; the others may change what the steps do."""
 
 NOT_LOCATED = "In which layer it began, several processes do not say: type trainer=cpu to find it."
 VANISHED = "Made again, it did not come back: it depends on more than the recipe and the seed."
@@ -73,7 +75,7 @@ def locate(error: NotFiniteError, fit: Fit, saved: tuple[Path, int] | None) -> O
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # it has fewer callbacks
             fit([pinpoint], checkpoint)
-    except (ReplayEnded, Interrupted, KeyboardInterrupt):
+    except ReplayEnded:
         pass
     finally:
         log.setLevel(level)
@@ -99,6 +101,9 @@ def newest(folder: Path, resumed: Path | None, error: NotFiniteError) -> tuple[P
 def without_traces(cfg: DictConfig) -> DictConfig:
     """The recipe of a replay: the same steps, but nothing that is written or shown, and nothing compiled.
 
+    Callbacks of the user's own are called again, as they may change what the steps do; those that save checkpoints are
+    left out.
+
     Args:
         cfg: The completed recipe.
     """
@@ -108,8 +113,13 @@ def without_traces(cfg: DictConfig) -> DictConfig:
         quiet.trainer.enable_progress_bar = quiet.trainer.detect_anomaly = False
         if "compile" in quiet.task:
             quiet.task.compile = False
-        quiet.callbacks = {name: c for name, c in cfg.callbacks.items() if c._target_ not in LEFT_OUT}
+        quiet.callbacks = {name: c for name, c in cfg.callbacks.items() if not _left_out(c._target_)}
     return quiet
+
+
+def _left_out(target: str) -> bool:
+    made = get_object(target)
+    return isinstance(made, type) and issubclass(made, LEFT_OUT)
 
 
 def described(origin: Origin, error: NotFiniteError, cfg: DictConfig) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-WAITING = b"\nEnding after this step, so that its state can be saved. Once more: at once.\n"
+WAITING = b"\nEnding after this step. Once more: at once.\n"
 
 
 class Interrupted(BaseException):
@@ -30,15 +30,16 @@ class Interrupted(BaseException):
 class Interrupts(Callback):
     """Takes note of the first signal while steps are made, so that the state of a whole step can be saved.
 
-    Before the first step and after the last there is nothing to save, and the run ends at once; so it does at a second
-    signal. As a context it sets the handlers, puts back those that were there, and ends the process with the code of
-    the signal, 130 or 143.
+    Before the first step, after the last and after an error there is nothing to save, and the run ends at once; so it
+    does at a second signal. As a context it sets the handlers, puts back those that were there, and ends the process
+    with the code of the signal, 130 or 143.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._waits = False
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # Python's rule for handlers
@@ -52,6 +53,8 @@ class Interrupts(Callback):
             raise SystemExit(error.exit_code) from None
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader's worker, which the run ends
+            return
         if not self._waits or self.received is not None:
             raise Interrupted(signum)
         self.received = signum
@@ -71,4 +74,7 @@ class Interrupts(Callback):
         self._waits = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._waits = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._waits = False
