@@ -149,10 +149,10 @@ def _after(values, direction):
         ([1.0, 1.0, 1.0], (1.0, 1), (1.0, 1)),  # a tie goes to the first
         ([math.nan, 2.0, math.nan, 1.0, math.nan], (1.0, 4), (2.0, 2)),
         ([-1.0, -3.0, 0.0], (-3.0, 2), (0.0, 3)),
-        ([math.inf, 5.0], (5.0, 2), (math.inf, 1)),
+        ([math.inf, 5.0, -math.inf], (5.0, 2), (5.0, 2)),
     ],
 )
-def test_the_objective_keeps_the_best_value_and_its_epoch_and_passes_over_nan(values, lowest, highest):
+def test_the_objective_keeps_the_best_value_and_its_epoch_and_passes_over_nan_and_inf(values, lowest, highest):
     assert _after(values, "minimize") == lowest
     assert _after(values, "maximize") == highest
 
@@ -161,6 +161,11 @@ def test_an_objective_that_was_never_a_number_has_no_epoch():
     best, epoch = _after([math.nan, math.nan], "minimize")
     assert math.isnan(best)
     assert epoch is None
+
+
+def test_an_objective_that_is_no_number_is_said_once(caplog):
+    _after([0.5, math.inf, math.nan], "maximize")
+    assert [record.getMessage() for record in caplog.records] == ["val/score is inf in epoch 2: no improvement."]
 
 
 def test_an_objective_that_is_never_logged_is_refused_with_those_that_are():

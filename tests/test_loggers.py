@@ -298,6 +298,9 @@ def test_the_custom_scalars_tab_draws_what_a_run_writes_and_is_told_once(fit):
         "scores": {"val/accuracy"},
         "gradient norm": {f"layers/gradient_norm/{layer}" for layer in layers},
         "update ratio (healthy near 1e-3)": {f"layers/update_ratio/{layer}" for layer in layers},
+        "learning rate": {"lr"},
+        "gradient norm, all layers": {"gradients/norm"},
+        "samples per second": {"throughput/samples_per_second"},
         "share of dead units": {f"layers/dead_share/{layer}" for layer in activations},
     }
 

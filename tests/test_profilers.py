@@ -211,6 +211,7 @@ def test_a_phase_is_called_once_a_step_and_the_first_step_is_left_out(fit):
     assert (folder / "profile.txt").read_text().startswith(f"Where {steps} steps spent ")
     calls = {phase: rows[phase][2] for phase in ("data", "forward", "backward", "optimizer", "validation")}
     assert calls == {**dict.fromkeys(("data", "forward", "backward", "optimizer"), steps), "validation": 2}
+    assert not re.search(r"% +0 ", (folder / "profile.txt").read_text())  # what is not called has no number
 
 
 def test_when_gradients_accumulate_the_optimizer_is_called_less_often(fit):
@@ -225,7 +226,7 @@ def test_the_phases_add_up_to_the_time_of_the_fit(fit, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     result, folder = fit("size=tiny", "epochs=6", "trainer.enable_progress_bar=false", "profiler=simple")
     rows, text = table(folder), (folder / "profile.txt").read_text()
-    first = float(re.search(r"Without the first step.*: ([\d.,]+) ms", text)[1].replace(",", "")) / 1e3
+    first = float(re.search(r"The first step is left out: it took ([\d.,]+) ms", text)[1].replace(",", "")) / 1e3
     whole = rows["together"][0] * (6 * STEPS - 1) / (1e6 if "µs/step" in text else 1e3)
     assert whole + first == pytest.approx(result["seconds"], rel=0.05)
     assert sum(rows[phase][0] for phase in PHASES if phase in rows) == pytest.approx(rows["together"][0], rel=1e-3)

@@ -33,11 +33,16 @@ CHARTS = {
         "loss": ["Multiline", ["train/loss", "val/loss"]],
         "scores": ["Multiline", ["val/(?!loss$).*"]],
     },
+    "optimization": {
+        "learning rate": ["Multiline", ["lr$", "lr/.*"]],
+        "gradient norm, all layers": ["Multiline", ["gradients/norm$"]],
+    },
     "layer by layer": {
         "gradient norm": ["Multiline", ["layers/gradient_norm/.*"]],
         "update ratio (healthy near 1e-3)": ["Multiline", ["layers/update_ratio/.*"]],
         "share of dead units": ["Multiline", ["layers/dead_share/.*"]],
     },
+    "speed": {"samples per second": ["Multiline", ["throughput/samples_per_second$"]]},
 }
 """What TensorBoard's Custom Scalars tab draws together: the metrics that match, of all runs."""
 

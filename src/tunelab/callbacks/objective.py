@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -10,11 +11,13 @@ from lightning import Callback, LightningModule, Trainer
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.loggers import write
 
+log = logging.getLogger("tunelab")
+
 
 class Objective(Callback):
     """Writes `best/<metric>` whenever a validation improves it: the last value is what the run has reached.
 
-    The HParams tab shows this one, where the metric itself would show its last value.
+    The HParams tab shows this one, where the metric itself would show its last value. NaN and Inf improve nothing.
 
     Args:
         metric: Its name, such as val/accuracy.
@@ -25,6 +28,7 @@ class Objective(Callback):
         self.metric, self.direction = metric, direction
         self.best = math.nan
         self.epoch: int | None = None  # counted from 1
+        self._warned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = trainer.callback_metrics.get(self.metric)
@@ -35,8 +39,13 @@ class Objective(Callback):
                 f"{did_you_mean(self.metric, known)} It logs {', '.join(known)}."
             )
         new = float(value)
+        if not math.isfinite(new):
+            if not self._warned and trainer.is_global_zero:
+                log.warning("%s is %s in epoch %d: no improvement.", self.metric, new, trainer.current_epoch + 1)
+            self._warned = True
+            return
         better = new > self.best if self.direction == "maximize" else new < self.best
-        if not math.isnan(new) and (math.isnan(self.best) or better):
+        if math.isnan(self.best) or better:
             self.best, self.epoch = new, trainer.current_epoch + 1
             write(trainer, {f"best/{self.metric}": new}, trainer.global_step)
 

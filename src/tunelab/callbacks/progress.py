@@ -51,6 +51,7 @@ class Progress(ProgressBar):
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[metrics]}"),
                 TimeRemainingColumn(compact=True),
+                TextColumn("left"),
                 console=console,
                 auto_refresh=False,
                 expand=True,
@@ -107,5 +108,6 @@ class Progress(ProgressBar):
             parts.append(f"train/loss {loss:.4g}")
         value = trainer.callback_metrics.get(self.objective.metric)
         if value is not None:
-            parts.append(f"{self.objective.metric} {float(value):.4g} (best {self.objective.best:.4g})")
+            best = f" (best {self.objective.best:.4g})" if self.objective.epoch else ""
+            parts.append(f"{self.objective.metric} {float(value):.4g}{best}")
         return "  ".join(parts)

@@ -144,7 +144,7 @@ class SimpleProfiler(FitProfiler):
         for phase, parts in phases.items():
             add(phase, sum(row.seconds for row in parts.values()), _calls(phase, parts))
             for part, row in _shown(parts, total) if phase != LOOP else ():
-                add(f"  {part}", row.seconds, f"{row.calls:,}", "dim")
+                add(f"  {part}", row.seconds, f"{row.calls:,}" if row.calls else "", "dim")
         add("together", total, "", "bold")
         title = f"Where {steps:,} {'steps' if steps > 1 else 'step'} spent {total:,.2f} s: {in_words(per_step)}"
         return Report(title, table, list(self._notes()))
@@ -154,7 +154,7 @@ class SimpleProfiler(FitProfiler):
             yield "The only step: what is set up in a first step is in it."
         else:
             first = sum(row.seconds for row in self._first.values())
-            yield f"Without the first step, in which much is set up: {first * 1e3:,.1f} ms."
+            yield f"The first step is left out: it took {first * 1e3:,.1f} ms, with much set up in it."
         if self._waits:
             yield "The device was waited for wherever a phase ends, so that each has its own time: steps are slower."
 
