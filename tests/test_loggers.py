@@ -185,6 +185,37 @@ def test_a_resume_from_before_the_first_line_keeps_none_of_them(tmp_path):
     assert _lines(tmp_path) == [["step", "epoch", "a"], ["10", "0", "2.0"]]
 
 
+HEADER, LINES = "step,epoch,a\r\n", ["10,0,1.0\r\n", "20,1,2.0\r\n", "30,1,3.0\r\n"]
+DAMAGED = {
+    "a step that is no number": (HEADER + LINES[0] + "2x,1,2.0\r\n" + LINES[2], ["10", "30"]),
+    "zeros in place of the end": (HEADER + LINES[0] + LINES[1] + "30,1" + "\0" * 200_000, ["10", "20"]),
+    "zeros in place of a line": (HEADER + LINES[0] + "\0" * 5000 + LINES[2], ["10", "30"]),
+    "a torn last line": (HEADER + LINES[0] + LINES[1] + "3", ["10", "20"]),
+    "a torn last value": (HEADER + LINES[0] + LINES[1] + "30,1,3.", ["10", "20"]),
+    "a line joined to a torn one": (HEADER + LINES[0] + "20,1,2." + LINES[2], ["10"]),
+    "a line torn short": (HEADER + LINES[0] + "20\r\n" + LINES[2], ["10", "30"]),
+    "a line out of order": (HEADER + LINES[0] + LINES[1] + "3,1,3.0\r\n", ["10", "20"]),
+    "no header": ("".join(LINES), []),
+    "zeros alone": ("\0" * 5000, []),
+    "bytes that are no text": (HEADER + LINES[0] + "2\udcff,1,2.0\r\n" + LINES[2], ["10", "30"]),
+}
+
+
+@pytest.mark.parametrize(("text", "steps"), DAMAGED.values(), ids=DAMAGED)
+def test_a_resume_drops_lines_that_are_damaged_and_says_so_in_a_line(tmp_path, caplog, text, steps):
+    (tmp_path / "metrics.csv").write_bytes(text.encode(errors="surrogateescape"))
+    logger = Csv(str(tmp_path))
+    logger.resume_from(30)
+    assert [row["step"] for row in _rows(tmp_path)] == steps
+    logger.log_metrics({"a": 4.0, "epoch": 2}, 40)
+    logger.save()
+    assert _lines(tmp_path)[0] == ["step", "epoch", "a"]
+    assert [row["step"] for row in _rows(tmp_path)] == [*steps, "40"]
+    assert caplog.messages == [
+        f"{tmp_path / 'metrics.csv'} is damaged: lines that are torn or out of order are dropped."
+    ]
+
+
 def test_a_resume_in_an_empty_folder_begins_a_file(tmp_path):
     logger = Csv(str(tmp_path))
     logger.resume_from(5)
@@ -399,6 +430,19 @@ def test_the_hparams_tab_works_with_a_single_run(fit):
     ((knobs, metrics),) = runs.values()
     assert knobs["epochs"] == 2
     assert metrics["best/val/accuracy"] == pytest.approx(result["objective"]["best"], rel=1e-6)
+
+
+def test_the_hparams_tab_shows_a_resumed_run_with_its_new_knobs(tmp_path):
+    for part, epochs in enumerate((2, 4, 8)):
+        logger = TensorBoard(str(tmp_path / "run"))
+        if part:
+            logger.resume_from(part)
+        logger.log_knobs({"epochs": epochs, "lr": 0.5})
+        logger.log_metrics({"best/val/loss": 1.0 / epochs}, part + 1)
+        logger.close()
+    _, _, runs = _table(tmp_path)
+    assert runs == {"run": ({"epochs": 8.0, "lr": 0.5}, {"best/val/loss": 0.125})}
+    assert _scalars(tmp_path / "run") == {"best/val/loss": {1: 0.5, 2: 0.25, 3: 0.125}}
 
 
 # ---- when and how

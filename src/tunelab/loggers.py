@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,6 +20,8 @@ from tunelab.folder import write_atomic
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import FileWriter
+
+log = logging.getLogger("tunelab")
 
 Scalar = float | int | str | bool
 
@@ -244,21 +247,37 @@ class Csv(Logger):
     def resume_from(self, step: int) -> None:
         """Drops the lines of an earlier part of the run after this step, which will be written again.
 
-        What is written at the step itself, as by a validation that was still to come, joins its line.
+        What is written at the step itself, as by a validation that was still to come, joins its line. Lines that a
+        loss of power has damaged are dropped, too.
         """
-        rows = self._rows()
-        if rows:
-            self._columns = list(rows[0])
-            kept = [row for row in rows if int(row["step"]) <= step]
+        written = self._text()
+        whole = written.replace("\0", "")
+        whole = whole[: whole.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(whole, newline=""))
+        kept: list[dict[str, Any]] = []
+        damaged = whole != written
+        for row in reader:
+            if not _is_whole(row) or (kept and int(row["step"]) <= int(kept[-1]["step"])):
+                damaged = True
+            elif int(row["step"]) <= step:
+                kept.append(row)
+        if damaged:
+            log.warning("%s is damaged: lines that are torn or out of order are dropped.", self.path)
+        if damaged or reader.line_num > 1:
+            if kept:
+                self._columns = list(kept[0])
             if kept and int(kept[-1]["step"]) == step:
                 self._saved = {**kept[-1], "step": step}
             self._rewrite(kept)
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _text(self) -> str:
         if not self.path.exists():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            return ""
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return list(csv.DictReader(io.StringIO(self._text(), newline="")))
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO(newline="")
@@ -266,3 +285,8 @@ class Csv(Logger):
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(self.path, text.getvalue())
+
+
+def _is_whole(row: Mapping[str | None, Any]) -> bool:
+    """Whether a line of a csv has a value for each column, no more, and a step."""
+    return None not in row and None not in row.values() and str(row.get("step")).isdecimal()
