@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from tunelab.loggers import TensorBoard
+
 pytestmark = pytest.mark.server
 
 
@@ -32,6 +34,22 @@ def post(address, question):
     request = urllib.request.Request(address, json.dumps(question).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
+
+
+def test_the_row_of_a_resumed_run_has_its_new_knobs(tmp_path):
+    for part, epochs in enumerate((2, 4)):
+        logger = TensorBoard(str(tmp_path / "run"))
+        if part:
+            logger.resume_from(part)
+        logger.log_knobs({"epochs": epochs})
+        logger.log_metrics({"best/val/loss": 1.0 / epochs}, part + 1)
+        logger.close()
+    with tensorboard(tmp_path) as address:
+        hparams = f"{address}/experiment/defaultExperimentId/data/plugin/hparams"
+        allowed = ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN"]
+        question = {"experimentName": "", "allowedStatuses": allowed, "startIndex": 0, "sliceSize": 9}
+        (group,) = post(f"{hparams}/session_groups", question)["sessionGroups"]
+        assert group["hparams"] == {"epochs": 4}
 
 
 def test_hparams_and_scalars_of_a_folder_of_different_runs_are_served_with_each_real_objective(fit):

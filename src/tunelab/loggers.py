@@ -155,9 +155,12 @@ class TensorBoard(TensorBoardLogger):
         """
         from torch.utils.tensorboard.summary import hparams
 
-        _, session_start, session_end = hparams(dict(knobs), {})
-        for summary in (session_start, session_end):
-            self._events.add_summary(summary)
+        _, *session = hparams(dict(knobs), {})
+        if self._kept[0] < 0:
+            for summary in session:
+                self._events.add_summary(summary)
+        else:
+            _write_before_the_others(Path(self.log_dir), session)
 
     def save(self) -> None:
         self._write_event()
@@ -171,6 +174,21 @@ class TensorBoard(TensorBoardLogger):
         """Ends the file."""
         self._write_event()
         self.experiment.close()
+
+
+def _write_before_the_others(folder: Path, summaries: list[Any]) -> None:
+    """Writes an event file that is read before the others: of a row that is there twice TensorBoard takes the first."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / ".resumed.aside"
+    with aside.open("wb") as file:
+        records = RecordWriter(file)
+        records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        for summary in summaries:
+            records.write(Event(wall_time=time.time(), summary=summary).SerializeToString())
+    aside.replace(folder / "events.out.tfevents.0.resumed")
 
 
 def _tags_at(step: int, folder: Path) -> set[str]:
