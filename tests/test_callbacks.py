@@ -13,6 +13,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 import tunelab.callbacks.checkpoint as checkpoint_module
 from tunelab.callbacks import (
     Checkpoint,
+    Clock,
     DeadUnits,
     EarlyStopping,
     Finite,
@@ -23,6 +24,7 @@ from tunelab.callbacks import (
     Throughput,
     Updates,
 )
+from tunelab.callbacks.layers import examples_in
 from tunelab.config import ConfigError
 from tunelab.prepare import complete
 from tunelab.run import build
@@ -352,20 +354,35 @@ def test_a_checkpoint_holds_the_spec_and_the_state_of_optimizer_and_schedule_as_
     assert schedule["last_epoch"] == 2 * STEPS
 
 
-# ---- throughput
+# ---- the clock
 
 
-def test_throughput_counts_the_examples_of_every_epoch_and_a_plausible_time(fit_with):
-    throughput = Throughput()
-    fit_with([throughput], *DATA, "epochs=3", "callbacks=[]", "logger=[]")
-    assert throughput.samples == 3 * 455
-    seconds = throughput.seconds
+def test_the_clock_counts_the_examples_of_every_epoch_and_a_plausible_time(fit_with):
+    clock = Clock()
+    fit_with([clock], *DATA, "epochs=3", "callbacks=[]", "logger=[]")
+    assert clock.samples == 3 * 455
+    seconds = clock.seconds
     assert 0 < seconds < 60
-    assert throughput.seconds == seconds  # it stands still when the fit has ended
+    assert clock.seconds == seconds  # it stands still when the fit has ended
 
 
-def test_throughput_of_a_fit_that_has_not_begun_is_zero():
-    assert (Throughput().samples, Throughput().seconds) == (0, 0)
+def test_the_clock_of_a_fit_that_has_not_begun_is_at_zero():
+    assert (Clock().samples, Clock().seconds) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "count"),
+    [
+        ((torch.zeros(5, 2), torch.zeros(5)), 5),
+        ({"inputs": torch.zeros(4, 2), "labels": torch.zeros(4)}, 4),
+        (torch.zeros(3, 2), 3),
+        ([{"names": ["a", "b"], "inputs": torch.zeros(2, 3)}], 2),
+        ((torch.tensor(7.0), torch.zeros(6)), 6),
+        ("nothing to count", 0),
+    ],
+)
+def test_a_batch_has_as_many_examples_as_its_first_tensor(batch, count):
+    assert examples_in(batch) == count
 
 
 def test_the_result_reports_samples_per_second_from_both(fit):

@@ -72,7 +72,6 @@ RANGES = [
     ("profiler=pytorch profiler.with_stack=1", "be true or false", "profiler.with_stack=true"),
     ("callbacks.checkpoint.every_seconds=-1", "be at least 0", "callbacks.checkpoint.every_seconds=1.0"),
     ("callbacks.dead_units.tolerance=-1", "be at least 0", "callbacks.dead_units.tolerance=1e-06"),
-    ("callbacks.throughput.written=1", "be true or false", "callbacks.throughput.written=true"),
     ("model.normalization=group", "be 'none', 'batch' or 'layer'", "model.normalization=none"),
     ("optimizer.betas=[0.9]", "have 2 or more numbers", "optimizer.betas=[0.9,0.999]"),
     ("optimizer.betas=0.9", "be a list", "optimizer.betas=[0.9,0.999]"),

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.nn import functional as F
 
-from tunelab.callbacks import DeadUnits, Gradients, Throughput, Updates
+from tunelab.callbacks import Clock, DeadUnits, Gradients, Throughput, Updates
 from tunelab.callbacks.layers import layers, norms
 from tunelab.prepare import complete
 from tunelab.run import build
@@ -508,21 +508,23 @@ def test_throughput_is_the_examples_of_an_epoch_by_the_time_of_its_steps(monkeyp
     monkeypatch.setattr("time.perf_counter", lambda: now)
     logger = SimpleNamespace(log_metrics=lambda metrics, step: written.append((step, metrics)))
     trainer, task = _trainer(world_size=2, loggers=[logger]), SimpleNamespace(device=torch.device("cpu"))
-    callback = Throughput(written=True)
+    callback, clock = Throughput(), Clock()
+    clock.on_train_start(trainer, None)
     callback.on_train_start(trainer, task)
     for epoch in range(2):
         callback.on_train_epoch_start(trainer, task)
         for _ in range(3):
             now += 0.25 * (epoch + 1)
             trainer.global_step += 1
-            callback.on_train_batch_end(trainer, task, None, (torch.zeros(10, 1),), 0)
+            for each in (callback, clock):
+                each.on_train_batch_end(trainer, task, None, (torch.zeros(10, 1),), 0)
         now += 100.0  # a validation
         callback.on_train_epoch_end(trainer, task)
-    callback.on_train_end(trainer, task)
+    clock.on_train_end(trainer, None)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     assert [(step, metrics["throughput/samples_per_second"]) for step, metrics in written] == [(4, 80.0), (7, 40.0)]
     assert written[-1][1]["throughput/memory_mb"] == pytest.approx(memory, rel=0.01)
-    assert (callback.samples, callback.seconds) == (120, 202.25)
+    assert (clock.samples, clock.seconds) == (120, 202.25)
 
 
 def test_throughput_is_in_tensorboard_and_not_among_the_metrics_that_a_repeat_must_equal(fit):

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_command import REPOSITORY, Outcome, refused, typed
 
-from tunelab.callbacks import Throughput
+from tunelab.callbacks import Clock
 
 RECIPES = {
     "default": ("size=tiny",),
@@ -56,12 +56,12 @@ class CutError(Exception):
 def cut(folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, *arguments: str, error: Any = CutError) -> Outcome:
     """Types a command whose run is ended after the first batch of an epoch (counted from 1)."""
 
-    def stop(self: Throughput, trainer: Any, *args: Any) -> None:
+    def stop(self: Clock, trainer: Any, *args: Any) -> None:
         if trainer.current_epoch == epoch - 1:
             raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Throughput, "on_train_batch_end", stop)
+        patch.setattr(Clock, "on_train_batch_end", stop)
         return typed(folder, *arguments)
 
 
@@ -264,13 +264,13 @@ def test_a_longer_run_goes_on_at_the_lr_of_its_new_length(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    own = Throughput.on_train_batch_end
+    own = Clock.on_train_batch_end
 
-    def noted(self: Throughput, trainer: Any, *rest: Any) -> None:
+    def noted(self: Clock, trainer: Any, *rest: Any) -> None:
         rates.append(trainer.optimizers[0].param_groups[0]["lr"])
         own(self, trainer, *rest)
 
-    monkeypatch.setattr(Throughput, "on_train_batch_end", noted)
+    monkeypatch.setattr(Clock, "on_train_batch_end", noted)
     assert typed(tmp_path, "resume=run", "epochs=12").folder == "run"
     assert rates[0] == pytest.approx(
         0.0005, rel=0.02
@@ -386,5 +386,5 @@ def test_a_resume_that_needs_a_checkpoint_that_was_never_kept_leaves_the_run_alo
     typed(tmp_path, "size=tiny", "epochs=1", "callbacks=[]", "hydra.run.dir=bare")
     before = {p: p.read_bytes() for p in (tmp_path / "bare").rglob("*") if p.is_file() and p.name != "train.log"}
     text = refused(typed(tmp_path, "resume=bare", "epochs=2"), 1)
-    assert "`checkpoint` must be one that bare has, got last. Train it with callbacks=[checkpoint]." in text
+    assert "`resume` must be a run with its last.ckpt, got bare. This run left none. Train it with callbacks=[" in text
     assert {p: p.read_bytes() for p in before if p.exists()} == before

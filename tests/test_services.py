@@ -192,13 +192,13 @@ def test_mlflow_has_the_knobs_and_every_value_of_the_csv(tmp_path: Path) -> None
 @needs["mlflow"]
 @quiet_mlflow
 def test_a_run_that_fails_is_marked_as_failed_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunelab.callbacks import Throughput
+    from tunelab.callbacks import Clock
 
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Throughput, "on_train_batch_end", stop)
+        patch.setattr(Clock, "on_train_batch_end", stop)
         assert typed(tmp_path, *SMALL, *MLFLOW, "hydra.run.dir=run").code == 130
     (run,) = mlflow_runs(tmp_path)
     assert run.info.status == "FAILED"

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tunelab import ranks
 from tunelab.callbacks import Checkpoint as OwnCheckpoint
-from tunelab.callbacks import Interrupted, Interrupts, NotFiniteError, Objective, Progress, Throughput, noticed
+from tunelab.callbacks import Clock, Interrupted, Interrupts, NotFiniteError, Objective, Progress, noticed
 from tunelab.checkpoints import AtomicCheckpointIO, disk_full_in_words, epochs_done, read_checkpoint
 from tunelab.errors import ConfigError, RunFailed, unexpected
 from tunelab.folder import RunFolder, write_json
@@ -80,21 +80,21 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
     first_step, over = check_resumable(checkpoint, cfg) if checkpoint else (0, False)
 
     data, task = build(cfg.data), build(_resumed(cfg.task) if checkpoint else cfg.task)
-    objective, throughput = Objective(cfg.objective, cfg.objective_direction), Throughput()
+    objective, clock = Objective(cfg.objective, cfg.objective_direction), Clock()
     leads = ranks.rank() == 0  # the only one that writes
     with disk_full_in_words(folder), Interrupts() as interrupts:
         if leads:
             record(folder, cfg, start)
         with ranks.for_run(cfg, folder, checkpoint):
             # the objective comes first, as others read what it found; the clock last, once the loggers have connected
-            trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder, over), interrupts, throughput])
+            trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder, over), interrupts, clock])
             EpochLoop(trainer, interrupts, cfg.seed)
             for logger in trainer.loggers:
                 if checkpoint and leads and hasattr(logger, "resume_from"):
                     logger.resume_from(first_step)
             try:
                 trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-                result = summarise(trainer, task, objective, throughput, first_step)
+                result = summarise(trainer, task, objective, clock, first_step)
                 if leads:
                     write_json(folder / "result.json", result)
                 interrupts.end_if_received()
@@ -105,11 +105,11 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
                         write_json(folder / "result.json", result)
             except Interrupted:
                 if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
-                    write_json(folder / "result.json", summarise(trainer, task, objective, throughput, first_step))
+                    write_json(folder / "result.json", summarise(trainer, task, objective, clock, first_step))
                 raise
             except (NotFiniteError, RuntimeError) as error:
                 interrupts.end_if_received()  # a loader's worker may have been told, too, and have ended first
-                ended = summarise(trainer, task, objective, throughput, first_step)
+                ended = summarise(trainer, task, objective, clock, first_step)
                 raise diverged(noticed(error, trainer), cfg, folder, checkpoint, interrupts, ended) from None
         for logger in trainer.loggers:
             if hasattr(logger, "close"):
@@ -259,7 +259,7 @@ def has_examples(data: LightningDataModule, part: str) -> bool:
 
 
 def summarise(
-    trainer: Trainer, task: LightningModule, objective: Objective, throughput: Throughput, first_step: int
+    trainer: Trainer, task: LightningModule, objective: Objective, clock: Clock, first_step: int
 ) -> dict[str, Any]:
     """What a run ended with, apart from its test score; its time is that from `first_step` on."""
     return {
@@ -276,8 +276,8 @@ def summarise(
         "epochs_asked": trainer.max_epochs,
         "steps": trainer.global_step,
         "resumed_at": first_step,
-        "seconds": round(throughput.seconds, 3),
-        "samples_per_second": round(throughput.samples / throughput.seconds) if throughput.samples else None,
+        "seconds": round(clock.seconds, 3),
+        "samples_per_second": round(clock.samples / clock.seconds) if clock.samples else None,
         "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
     }
 

@@ -182,7 +182,6 @@ class Callback(Part):
     every_seconds: NonNegative = Field(1.0, examples=[1.0])
     every_epochs: Count = Field(1, examples=[1])
     tolerance: NonNegative = Field(1e-6, examples=[1e-6])
-    written: bool = Field(True, examples=["true"])
 
 
 class Data(Part):

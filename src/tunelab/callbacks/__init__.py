@@ -1,6 +1,7 @@
 """Measuring and acting during a fit, one file per quantity."""
 
 from tunelab.callbacks.checkpoint import Checkpoint
+from tunelab.callbacks.clock import Clock
 from tunelab.callbacks.dead_units import DeadUnits
 from tunelab.callbacks.early_stopping import EarlyStopping
 from tunelab.callbacks.finite import Finite, NotFiniteError, kind, noticed, place
@@ -16,6 +17,7 @@ from tunelab.callbacks.updates import Updates
 
 __all__ = [
     "Checkpoint",
+    "Clock",
     "DeadUnits",
     "EarlyStopping",
     "Finite",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import activation
 from torch.utils.hooks import RemovableHandle
 
+from tunelab.callbacks.layers import examples_in, model_of
 from tunelab.loggers import is_written, write
 
 COUPLED = (nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax, nn.MultiheadAttention)
@@ -43,8 +44,7 @@ class DeadUnits(Callback):
         self._extremes: dict[str, list[Tensor]] = {}  # of each use of an activation: max and -min, shape (2, units)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module.model, nn.Module)
-        self._model = pl_module.model
+        self._model = model_of(pl_module)
         compiled = getattr(pl_module, "compiled", False)
         self._activations = {
             path: module
@@ -56,7 +56,7 @@ class DeadUnits(Callback):
         if not is_written(trainer, trainer.global_step + 1) or not self._activations:
             return
         makes_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if not makes_step or len(batch[0]) * trainer.world_size < 2:
+        if not makes_step or examples_in(batch) * trainer.world_size < 2:
             return
         for path, module in self._activations.items():
             self._handles.append(module.register_forward_hook(partial(self._note, path)))
@@ -65,9 +65,10 @@ class DeadUnits(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._handles:
+            self._remove_hooks()
         if not self._extremes:
             return
-        self._remove_hooks()
         of_each = {path: torch.cat(uses, dim=1) for path, uses in self._extremes.items()}
         self._extremes = {}
         extremes = trainer.strategy.reduce(torch.cat(list(of_each.values()), dim=1), reduce_op="max")

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tunelab.callbacks.layers import layers, norms
+from tunelab.callbacks.layers import layers, model_of, norms
 from tunelab.loggers import is_written, write
 
 
@@ -30,9 +30,9 @@ class Gradients(Callback):
         self._norms: Tensor | None = None  # theirs, on the device
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module.model, nn.Module)
-        self._layers = layers(pl_module.model)
-        self._parameters = list(pl_module.model.parameters())
+        model = model_of(pl_module)
+        self._layers = layers(model)
+        self._parameters = list(model.parameters())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # an optimizer that asks several times a step asks at the weights themselves first

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from tunelab.callbacks.layers import layers
+from tunelab.callbacks.layers import layers, model_of
 from tunelab.loggers import TensorBoard
 
 
@@ -31,9 +31,9 @@ class Histograms(Callback):
         self._gradients: dict[str, Tensor] = {}  # of the step that is drawn
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module.model, nn.Module)
-        owned = layers(pl_module.model)
-        names = {p: name for name, p in pl_module.model.named_parameters(remove_duplicate=False)}
+        model = model_of(pl_module)
+        owned = layers(model)
+        names = {p: name for name, p in model.named_parameters(remove_duplicate=False)}
         self._parameters = {names[p]: p for own in owned.values() for p in own}
         self._loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
 

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tunelab.callbacks.layers import layers, norms
+from tunelab.callbacks.layers import layers, model_of, norms
 from tunelab.loggers import is_written, write
 
 
@@ -31,10 +31,8 @@ class Updates(Callback):
         self._before: tuple[Tensor, ...] = ()  # their values before it
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module.model, nn.Module)
-        self._weights = {
-            layer: [p for p in parameters if p.ndim > 1] for layer, parameters in layers(pl_module.model).items()
-        }
+        found = layers(model_of(pl_module))
+        self._weights = {layer: [p for p in parameters if p.ndim > 1] for layer, parameters in found.items()}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # an optimizer that asks for several gradients moves the weights between them; at the first they are untouched
