@@ -504,7 +504,7 @@ def test_a_failed_resume_leaves_the_resumed_folder_as_it_was(tmp_path: Path) -> 
     typed(tmp_path, *TINY, "callbacks=[]", "hydra.run.dir=run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*.[jyc]*") if p.is_file()}
     text = refused(typed(tmp_path, "resume=run", "epochs=3"), 1)
-    assert "`checkpoint` must be one that run has, got last. Train it with callbacks=[checkpoint]." in text
+    assert "`resume` must be a run with its last.ckpt, got run. This run left none. Train it with callbacks=[" in text
     assert {p: p.read_bytes() for p in before if p.exists()} == before
 
 

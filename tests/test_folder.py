@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -116,11 +117,23 @@ def test_a_run_says_its_config_record_and_result(run: Path) -> None:
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(run: Path) -> None:
     assert RunFolder(run).checkpoint("last") == run / "checkpoints" / "last.ckpt"
-    with pytest.raises(ConfigError, match=r"`checkpoint` must be one that .*run has, got best\. It has last\."):
+    match = r"`checkpoint` must be one that .*run has, got best\. It has last\. Try checkpoint=last\."
+    with pytest.raises(ConfigError, match=match):
         RunFolder(run).checkpoint("best")
     (run / "checkpoints" / "last.ckpt").unlink()
-    with pytest.raises(ConfigError, match=r"got last\. Train it with callbacks=\[checkpoint\]\."):
+    with pytest.raises(ConfigError, match=r"got last\. This run left none\. Train it with callbacks=\[checkpoint\]\."):
         RunFolder(run).checkpoint("last")
+
+
+def test_a_resume_without_the_last_checkpoint_is_told_which_to_name(run: Path) -> None:
+    (run / "checkpoints" / "last.ckpt").rename(run / "checkpoints" / "best.ckpt")
+    shutil.copy(run / "checkpoints" / "best.ckpt", run / "checkpoints" / "previous.ckpt")
+    with pytest.raises(ConfigError) as refused:
+        RunFolder(run).checkpoint("last", "resume")
+    assert str(refused.value) == (
+        f"`resume` must be a run with its last.ckpt, got {run}. It has best, previous. "
+        f"Try resume={run}/checkpoints/previous.ckpt."
+    )
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "run.json"])

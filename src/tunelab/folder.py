@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -195,18 +196,27 @@ class RunFolder:
         resumes = self.record.get("resumes") or [{}]
         return self.result or resumes[-1].get("result_before", {})
 
-    def checkpoint(self, which: str = "best") -> Path:
-        """The path of the `best` or the `last` checkpoint.
+    def checkpoint(self, which: str = "best", key: str = "checkpoint") -> Path:
+        """The path of the `best`, the `last` or the `previous` checkpoint.
+
+        Args:
+            which: Its name.
+            key: What the user typed it for, for the message.
 
         Raises:
-            ConfigError: If the run has none.
+            ConfigError: If the run does not have it, with one that it has.
         """
         path = self.path / "checkpoints" / f"{which}.ckpt"
-        if not path.is_file():
-            there = sorted(p.stem for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-            remedy = f"It has {', '.join(there)}." if there else "Train it with callbacks=[checkpoint]."
-            raise ConfigError(f"`checkpoint` must be one that {self.path} has, got {which}. {remedy}")
-        return path
+        if path.is_file():
+            return path
+        there = [name for name in CHECKPOINTS if path.with_stem(name).is_file()]
+        remedy = "This run left none. Train it with callbacks=[checkpoint]."
+        if there:
+            instead = shlex.quote(str(path.with_stem(there[-1]))) if key == "resume" else there[0]
+            remedy = f"It has {', '.join(there)}. Try {key}={instead}."
+        rule = f"a run with its {which}.ckpt, got" if key == "resume" else "one that"
+        got = "" if key == "resume" else f" has, got {which}"
+        raise ConfigError(f"`{key}` must be {rule} {self.path}{got}. {remedy}")
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

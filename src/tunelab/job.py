@@ -134,5 +134,5 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
                 recipe[key] = cfg[key]
             overrides = [o for o in job.overrides.task if not o.startswith("resume=")]
         start = Start(command, overrides, choices if changed else run.record["choices"], here)
-        return recipe, start, given if given.is_file() else run.checkpoint("last")
+        return recipe, start, given if given.is_file() else run.checkpoint("last", "resume")
     return cfg, Start(command, list(job.overrides.task), choices, here), None

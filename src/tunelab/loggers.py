@@ -182,13 +182,11 @@ def _write_before_the_others(folder: Path, summaries: list[Any]) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / ".resumed.aside"
-    with aside.open("wb") as file:
+    with (folder / "events.out.tfevents.0.resumed").open("wb") as file:
         records = RecordWriter(file)
         records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
         for summary in summaries:
             records.write(Event(wall_time=time.time(), summary=summary).SerializeToString())
-    aside.replace(folder / "events.out.tfevents.0.resumed")
 
 
 def _tags_at(step: int, folder: Path) -> set[str]:
