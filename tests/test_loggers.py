@@ -445,19 +445,6 @@ def test_the_hparams_tab_shows_a_resumed_run_with_its_new_knobs(tmp_path):
     assert _scalars(tmp_path / "run") == {"best/val/loss": {1: 0.5, 2: 0.25, 3: 0.125}}
 
 
-def test_the_hparams_tab_shows_a_resumed_run_with_its_new_knobs(tmp_path):
-    for part, epochs in enumerate((2, 4, 8)):
-        logger = TensorBoard(str(tmp_path / "run"))
-        if part:
-            logger.resume_from(part)
-        logger.log_knobs({"epochs": epochs, "lr": 0.5})
-        logger.log_metrics({"best/val/loss": 1.0 / epochs}, part + 1)
-        logger.close()
-    _, _, runs = _table(tmp_path)
-    assert runs == {"run": ({"epochs": 8.0, "lr": 0.5}, {"best/val/loss": 0.125})}
-    assert _scalars(tmp_path / "run") == {"best/val/loss": {1: 0.5, 2: 0.25, 3: 0.125}}
-
-
 # ---- when and how
 
 

@@ -173,11 +173,12 @@ def load(folder: str | Path, checkpoint: str = "best") -> Predictor:
     run = RunFolder.find(folder, "run")
     cfg = run.config
     validate_targets(cfg)
-    content = read_checkpoint(run.checkpoint(checkpoint), "checkpoint")
+    path = run.checkpoint(checkpoint)
+    content = read_checkpoint(path, "checkpoint")
     task: SupervisedTask = build(cfg.task)
     task.spec = DataSpec.from_json(content["data_spec"])
     task.configure_model()
-    check_weights(content["state_dict"], task.state_dict())
+    check_weights(content["state_dict"], task.state_dict(), path)
     task.load_state_dict(content["state_dict"])
     return Predictor(task.eval(), task.spec)
 

@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from tunelab.errors import ConfigError, unexpected
+from tunelab.errors import ConfigError, as_typed, unexpected
 from tunelab.spec import DataSpec, Kind
 
 
@@ -237,12 +238,13 @@ def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: str | Path | None = None) -> None:
     """Refuses the weights of another model.
 
     Args:
         given: The state of a checkpoint.
         wanted: The state of the model that is to take it.
+        path: The checkpoint's file, where it is known.
 
     Raises:
         ConfigError: Naming the first keys that differ.
@@ -257,7 +259,7 @@ def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
     if differing:
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise ConfigError(
-            f"The checkpoint must be of this model, but {'; '.join(differing[:3])}{more}. "
+            f"The checkpoint{f' {as_typed(Path(path))}' if path else ''} must be of this model, but {'; '.join(differing[:3])}{more}. "
             "Name the folder of the run that wrote it."
         )
 
