@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tunelab.errors import ConfigError, RunFailed, as_typed, program
+from tunelab.folder import CHECKPOINTS
 
 END_RECORD = b"PK\x05\x06"
 """How the last 22 bytes of a zip archive without a comment begin; the last two are the length of the comment."""
@@ -25,6 +26,10 @@ END_RECORD = b"PK\x05\x06"
 CHECKSUM = re.compile(rb"crc32 ([0-9a-f]{8})")
 CHECKSUM_BYTES = 14
 PIECE_BYTES = 2**20
+
+ENTRIES = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step"}
+OF_OUR_TASKS = {"data_spec", "scored_weights", "unwritten"}
+"""What they add; a task of the user's own may be without."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NEARLY_FULL_BYTES = 2**30
@@ -186,8 +191,9 @@ def _read(path: Path) -> dict[str, Any]:
         if _checksum(file, size - CHECKSUM_BYTES) != int(said[1], 16):
             raise ValueError("its checksum is wrong: some of it is damaged")
     content = torch.load(path, map_location="cpu", weights_only=True)
-    if not {"state_dict", "data_spec", "epoch", "global_step", "loops"} <= set(content):
-        raise ValueError("it was not written by a run of this framework")
+    wanted = ENTRIES if OF_OUR_TASKS.isdisjoint(content) else ENTRIES | OF_OUR_TASKS
+    if missing := sorted(wanted - set(content)):
+        raise ValueError(f"it was not written by a run of this framework, as it has no {', '.join(missing)}")
     assert isinstance(content, dict)
     return content
 
@@ -196,6 +202,8 @@ def _remedy(path: Path, key: str) -> str:
     """Which checkpoint of the same folder is whole; the newest of several."""
     whole: dict[int, Path] = {}
     for other in sorted(path.parent.glob("*.ckpt")):
+        if key != "resume" and other.stem not in CHECKPOINTS:  # which a tool does not take
+            continue
         try:
             whole.setdefault(_read(other)["global_step"], other)
         except Exception:
@@ -203,7 +211,7 @@ def _remedy(path: Path, key: str) -> str:
     if not whole:
         return ""
     step, newest = max(whole.items())
-    return f" The last good one is of step {step}. Try {key}={newest}."
+    return f" The last good one is of step {step}. Try {key}={newest if key == 'resume' else newest.stem}."
 
 
 def epochs_done(content: dict[str, Any]) -> int:

@@ -175,6 +175,11 @@ def load(folder: str | Path, checkpoint: str = "best") -> Predictor:
     validate_targets(cfg)
     path = run.checkpoint(checkpoint)
     content = read_checkpoint(path, "checkpoint")
+    if "data_spec" not in content:
+        raise ConfigError(
+            f"`run` must have a task that is or builds on one of tunelab.tasks, got {folder} with {cfg.task._target_}, "
+            "whose checkpoints do not say what its data is like. Load them in Python, with its load_from_checkpoint."
+        )
     task: SupervisedTask = build(cfg.task)
     task.spec = DataSpec.from_json(content["data_spec"])
     task.configure_model()
