@@ -104,7 +104,7 @@ def test_each_look_is_noted_and_nothing_else_in_the_folder_changes(tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("checkpoint=middle",), "`checkpoint` must be best or last, got middle. Try checkpoint=best."),
+        (("checkpoint=middle",), "`checkpoint` must be best or last or previous, got middle. Try checkpoint=best."),
         (("part=train",), "`part` must be test or val, got train. Try part=test."),
         (("run=nowhere",), "`run` must be a run's folder, got nowhere, which does not exist."),
     ],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -50,7 +53,7 @@ class WorkerLoader:
                 num_workers=workers,
                 collate_fn=_as_read,
                 pin_memory=pin_memory,
-                worker_init_fn=_leave_interrupts_to_the_run,
+                worker_init_fn=_belong_to_the_run,
                 # not a fork of this process, whose other threads may hold locks that nobody would release in it
                 multiprocessing_context=worker_context() if workers else None,
                 persistent_workers=workers > 0,
@@ -83,7 +86,14 @@ def worker_context() -> Any:
     context = torch.multiprocessing.get_context("forkserver")
     library = [name for name in ("datasets",) if name in sys.modules]  # if readers travel as objects of it
     context.set_forkserver_preload(["__main__", __name__, *library])
-    forkserver.ensure_running()
+    # the server and its workers never hear Ctrl-C, not even while they begin: what is ignored stays so in a new process
+    alone = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if alone else None
+    try:
+        forkserver.ensure_running()
+    finally:
+        if alone:
+            signal.signal(signal.SIGINT, before)
     return context
 
 
@@ -105,5 +115,14 @@ def _as_read(batch: Any) -> Any:
     return batch
 
 
-def _leave_interrupts_to_the_run(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the run then ends its workers
+def _belong_to_the_run(worker: int) -> None:
+    """Leaves Ctrl-C, which reaches all processes, to the run, and ends the worker with it, should it be killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
+
+
+def _end_with_the_run() -> None:
+    run = multiprocessing.parent_process()
+    if run is not None:
+        run.join()  # torch asks after the server, which lives as long as its workers do
+        os._exit(1)

@@ -3,12 +3,12 @@
 from omegaconf import DictConfig
 
 from tunelab.config import one_of, required
-from tunelab.folder import RunFolder
+from tunelab.folder import CHECKPOINTS, RunFolder
 
 
 def check(cfg: DictConfig, user_keys: list[str]) -> None:
     required(cfg, "run")
-    one_of(cfg, "checkpoint", ["best", "last"])
+    one_of(cfg, "checkpoint", CHECKPOINTS)
     one_of(cfg, "part", ["test", "val"])
     RunFolder.find(cfg.run, "run").checkpoint(cfg.checkpoint)
 

@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 
 from tunelab.config import one_of, required
 from tunelab.errors import ConfigError
-from tunelab.folder import RunFolder
+from tunelab.folder import CHECKPOINTS, RunFolder
 
 SHOWN_ROWS = 5
 
 
 def check(cfg: DictConfig, user_keys: list[str]) -> None:
     required(cfg, "run", "input")
-    one_of(cfg, "checkpoint", ["best", "last"])
+    one_of(cfg, "checkpoint", CHECKPOINTS)
     RunFolder.find(cfg.run, "run").checkpoint(cfg.checkpoint)
     if not Path(cfg.input).exists():
         raise ConfigError(f"`input` must be a csv or parquet file, or images, got {cfg.input}, which does not exist.")
