@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,6 +124,23 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(run: Path
     (run / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(ConfigError, match=r"got last\. This run left none\. Train it with callbacks=\[checkpoint\]\."):
         RunFolder(run).checkpoint("last")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "changes", "words"),
+    [
+        (["optimizer=sgd", "lr=10", "epochs=3"], ["lr=0.01"], ["optimizer=sgd", "epochs=3", "lr=0.01"]),
+        (["optimizer=sgd"], [], ["optimizer=sgd"]),
+        (["+model.depth=2", "lr=1"], ["model.depth=3"], ["+model.depth=2", "lr=1", "model.depth=3"]),
+        (["~trainer", "name=it's"], ["trainer=cpu"], ["name=it's", "trainer=cpu"]),
+    ],
+)
+def test_the_command_for_a_new_run_has_each_key_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch, recorded: list[str], changes: list[str], words: list[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    write_json(run / "run.json", {**RECORD, "overrides": recorded})
+    assert shlex.split(RunFolder(run).command(*changes)) == ["python", "train.py", *words]
 
 
 def test_a_resume_without_the_last_checkpoint_is_told_which_to_name(run: Path) -> None:

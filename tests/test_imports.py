@@ -67,7 +67,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "ranks": (set(), set()),
     "lean": ({"tasks"}, {"lightning"}),
     "loop": ({"callbacks", "lean"}, {"lightning"}),
-    "replay": ({"callbacks", "checkpoints"}, {"hydra", "lightning", "omegaconf"}),
+    "replay": ({"callbacks", "checkpoints", "folder"}, {"hydra", "lightning", "omegaconf"}),
     "prepare": (set(), {"hydra", "lightning", "omegaconf"}),
     "run": (
         {

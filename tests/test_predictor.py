@@ -22,7 +22,7 @@ from test_command import typed
 import tunelab
 from tunelab.data import BundledData, CsvData
 from tunelab.data.splits import split
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, as_typed
 from tunelab.predictor import Predictor, evaluate
 
 
@@ -339,7 +339,9 @@ def test_the_checkpoint_of_another_model_is_refused_with_the_keys_that_differ(
     (run / "config.yaml").write_text(re.sub(r"\bwidth: 32\b", "width: 40", cfg))
     with pytest.raises(ConfigError) as refused:
         tunelab.load(run)
-    assert f"The checkpoint {run}/checkpoints/best.ckpt must be of this model, but model." in str(refused.value)
+    assert f"The checkpoint {as_typed(run / 'checkpoints' / 'best.ckpt')} must be of this model, but " in (
+        str(refused.value)
+    )
     assert "model.hidden1.weight has shape (32, 64), not (40, 64)" in str(refused.value)
 
 

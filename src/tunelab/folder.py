@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, program
 
 CHECKPOINTS = ["best", "last", "previous"]
 """What a run keeps in `checkpoints/`; the previous one is the last but one."""
@@ -195,6 +195,21 @@ class RunFolder:
         """The same, also while a resume, which has put it away into its record, goes on."""
         resumes = self.record.get("resumes") or [{}]
         return self.result or resumes[-1].get("result_before", {})
+
+    def command(self, *changes: str) -> str:
+        """What to type for a new run of its recipe, each key once.
+
+        Args:
+            changes: Overrides that take the place of its own, such as lr=0.01.
+        """
+        new = {change.split("=")[0].lstrip("+~"): change for change in changes}
+        kept = []
+        for override in self.record["overrides"]:
+            instead = new.get(override.split("=")[0].lstrip("+~"))
+            # an added key must be there for its value to be changed
+            if instead is None or (override.startswith("+") and not instead.startswith("+")):
+                kept.append(override)
+        return shlex.join([*program().split(), *kept, *new.values()])
 
     def checkpoint(self, which: str = "best", key: str = "checkpoint") -> Path:
         """The path of the `best`, the `last` or the `previous` checkpoint.

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from tunelab import catalogue
-from tunelab.errors import ConfigError, program
+from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
 from tunelab.job import RESUME_MAY_CHANGE
 
@@ -112,23 +112,21 @@ def recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
         run = RunFolder.find(given["repeat"], "repeat")
         refused = [str(o.input_line) for o in others if o.key_or_group != "name"]
         if any("overrides" in resume for resume in run.record.get("resumes", [])):
-            anew = shlex.join([*program().split(), *run.record["overrides"]])
             raise ConfigError(
                 f"`repeat` must name a run of one recipe, but {given['repeat']} was changed when it was resumed. "
-                f"To begin anew with what it ended with, type: {anew}"
+                f"To begin anew with what it ended with, type: {run.command()}"
             )
         if refused:
-            change = shlex.join([*program().split(), *run.record["overrides"], *refused])
             raise ConfigError(
                 f"`repeat` must stand alone to be a repetition, got {' '.join(refused)} beside it. "
-                f"For a changed run type: {change}"
+                f"For a changed run type: {run.command(*refused)}"
             )
         return [] if any(o.key_or_group == "name" for o in others) else [f"name={quoted(run.config.name)}"]
     if "resume" in given and "repeat" not in given:
         run = RunFolder.find(given["resume"], "resume")
         for override in others:
             if override.key_or_group.split(".")[0] not in RESUME_MAY_CHANGE:
-                change = shlex.join([*program().split(), *run.record["overrides"], str(override.input_line)])
+                change = run.command(*(str(o.input_line) for o in others))
                 raise ConfigError(
                     f"`resume` must keep the recipe but for {', '.join(RESUME_MAY_CHANGE)}, got {override.input_line}. "
                     f"For a new run type: {change}"

@@ -15,6 +15,8 @@ from omegaconf import DictConfig, open_dict
 
 from tunelab.callbacks import Finite, NotFiniteError, Origin, Pinpoint, ReplayEnded, kind, place
 from tunelab.checkpoints import read_checkpoint
+from tunelab.errors import as_typed
+from tunelab.folder import RunFolder
 
 log = logging.getLogger("tunelab")
 
@@ -51,8 +53,9 @@ def explain(error: NotFiniteError, cfg: DictConfig, fit: Fit, saved: tuple[Path,
         found = described(origin, error, cfg) if origin else VANISHED
     good = (origin or error).step - 1
     since = f"Until step {good} all was finite" if good else "It was so from the first step"
-    kept = f"{saved[0].parent.name}/{saved[0].name} is of step {saved[1]}." if saved else "no checkpoint is there yet."
-    return "\n".join([str(error), found, f"{since}; {kept}", *(remedies(origin, cfg))])
+    kept = f"{as_typed(saved[0])} is of step {saved[1]}." if saved else "no checkpoint is there yet."
+    run = RunFolder(saved[0].parent.parent) if saved else None
+    return "\n".join([str(error), found, f"{since}; {kept}", *remedies(origin, cfg, run)])
 
 
 def locate(error: NotFiniteError, fit: Fit, saved: tuple[Path, int] | None) -> Origin | None:
@@ -154,12 +157,13 @@ def described(origin: Origin, error: NotFiniteError, cfg: DictConfig) -> str:
     return f"{began} in the optimizer's step: {origin.what} {became}{size} at lr {cfg.lr:g}."
 
 
-def remedies(origin: Origin | None, cfg: DictConfig) -> list[str]:
-    """What to try, at most one line.
+def remedies(origin: Origin | None, cfg: DictConfig, run: RunFolder | None) -> list[str]:
+    """What to try, and a command for it.
 
     Args:
         origin: Where it began; None if nobody knows.
         cfg: The completed recipe.
+        run: The run; None if it has kept nothing.
     """
     if origin is not None and origin.stage == "data":
         return ["Mend these values in the data, or leave them out."]
@@ -176,7 +180,8 @@ def remedies(origin: Origin | None, cfg: DictConfig) -> list[str]:
     penalties = [f"regularization.{name}.strength" for name, r in cfg.regularization.items() if "strength" in (r or {})]
     if origin is not None and origin.stage == "loss" and penalties:
         return [f"Try a smaller {' or '.join(penalties)}."]
-    return [f"Try {' or '.join([', '.join(tries[:-1]), tries[-1]] if tries[1:] else tries)}."]
+    one_of_them = f"Try {' or '.join([', '.join(tries[:-1]), tries[-1]] if tries[1:] else tries)}."
+    return [one_of_them, *([f"For a new run type: {run.command(tries[0])}"] if run else [])]
 
 
 def _named(origin: Origin) -> str:

@@ -258,8 +258,9 @@ def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pat
     ]
     if differing:
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+        named = f" {as_typed(Path(path))}" if path else ""
         raise ConfigError(
-            f"The checkpoint{f' {as_typed(Path(path))}' if path else ''} must be of this model, but {'; '.join(differing[:3])}{more}. "
+            f"The checkpoint{named} must be of this model, but {'; '.join(differing[:3])}{more}. "
             "Name the folder of the run that wrote it."
         )
 
