@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from test_command import Outcome, in_process_of_its_own, typed
+from test_command import Outcome, in_process_of_its_own, refused, typed
 
 from tunelab import checkout, own_code, record
 from tunelab.errors import RunFailed
@@ -305,6 +305,34 @@ def test_a_resume_is_compared_with_the_part_before_it_and_not_with_the_first(tmp
     assert told(typed(tmp_path, "resume=run", "epochs=5", "threads=1")) == ["threads 2 → 1"]
     resumes = json.loads((tmp_path / "run" / "run.json").read_text())["resumes"]
     assert [resume.get("threads") for resume in resumes] == [2, None, 1]
+
+
+@pytest.mark.parametrize("how", ["repeat", "resume"])
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("overrides", 2, "2"),
+        ("overrides", None, "null"),
+        ("overrides", ["lr=1", 2], '["lr=1", 2]'),
+        ("resumes", 5, "5"),
+        ("resumes", ["a"], '["a"]'),
+        ("choices", [], "[]"),
+        ("command", {}, "{}"),
+    ],
+)
+def test_a_record_of_another_kind_is_refused_in_words(
+    tmp_path: Path, original: Path, how: str, key: str, value: Any, said: str
+) -> None:
+    _copied(original, tmp_path)
+    changed(tmp_path / "run", lambda values: values.update({key: value}))
+    text = refused(typed(tmp_path, f"{how}=run"), 1)
+    assert "`run/run.json` must be as the run wrote it, but cannot be read: " in text
+    assert f"it has {key}: {said}. Name the folder of another run." in text
+
+
+@pytest.mark.parametrize("key", ["versions", "machine", "environment", "own_code", "data", "checkout", "threads"])
+def test_what_cannot_be_compared_is_passed_over(key: str) -> None:
+    assert [found for found in differences({**RECORD, key: [1]}, RECORD) if key != "threads"] == []
 
 
 # ---- what was typed, on a resume

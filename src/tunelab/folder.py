@@ -183,6 +183,10 @@ class RunFolder:
         record = self._json("run.json")
         if missing := [key for key in ("command", "overrides", "choices") if key not in record]:
             raise ConfigError(_damaged(self.path / "run.json", f"it has no {', '.join(missing)}"))
+        for key, kind in (("command", str), ("choices", dict), ("overrides", list), ("resumes", list)):
+            value, each = record.get(key, kind()), dict if key == "resumes" else str
+            if not isinstance(value, kind) or (kind is list and not all(isinstance(item, each) for item in value)):
+                raise ConfigError(_damaged(self.path / "run.json", f"it has {key}: {json.dumps(value)}"))
         return record
 
     @property

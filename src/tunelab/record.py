@@ -141,7 +141,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for key, label in (("threads", "threads"), ("code", "code of tunelab")):
         if key in before and before[key] != now.get(key):
             found.append(f"{label} {_said(before[key])} → {_said(now.get(key))}")
-    dirty = [(values.get("checkout") or {}).get("dirty") for values in (before, now)]
+    checkouts = [values.get("checkout") for values in (before, now)]
+    dirty = [checkout.get("dirty") if isinstance(checkout, Mapping) else None for checkout in checkouts]
     if None not in dirty and dirty[0] != dirty[1]:
         found.append("uncommitted changes {} → {}".format(*("yes" if each else "no" for each in dirty)))
     return found
