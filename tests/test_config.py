@@ -471,6 +471,41 @@ def test_keys_that_contradict_each_other_are_refused_with_a_remedy(compose: Comp
     assert [sentence in mistake for mistake in said].count(True) == 1, said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("+trainer.gradient_clip_val=1e-6", {"gradient_clip_val": "1e-06. Try clipping=norm clipping.max_norm=1e-06."}),
+        ("+trainer.gradient_clip_algorithm=norm", {"gradient_clip_algorithm": "norm. Try clipping=norm."}),
+        (
+            "+trainer.gradient_clip_val=0.5 +trainer.gradient_clip_algorithm=value",
+            {
+                "gradient_clip_val": "0.5. Try clipping=value clipping.clip_value=0.5.",
+                "gradient_clip_algorithm": "value. Try clipping=value clipping.clip_value=0.5.",
+            },
+        ),
+    ],
+)
+def test_lightnings_own_clipping_which_would_do_nothing_is_refused(
+    compose: Compose, words: str, said: dict[str, str]
+) -> None:
+    expected = [
+        f"`trainer.{key}` must be left out, as `clipping` has its place, got {rest}" for key, rest in said.items()
+    ]
+    assert list(mistakes(compose(*words.split()))) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "+trainer.gradient_clip_val=0.5 ~task.clipping",  # a task of the user's own
+        "+trainer.gradient_clip_val=null +trainer.max_steps=60",
+        "+trainer.max_time=00:01:00:00 +trainer.val_check_interval=5",
+    ],
+)
+def test_what_lightning_does_of_its_own_is_left_to_it(compose: Compose, words: str) -> None:
+    validate(compose(*words.split()))
+
+
 def test_plateau_patience_longer_than_the_run_is_refused(compose: Compose) -> None:
     said = mistakes(compose("scheduler=plateau", "scheduler.patience=30", "epochs=20"))
     assert re.search(r"`scheduler\.patience` must be shorter than the run, got patience=30 with epochs=20\.", said[0])

@@ -39,6 +39,7 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
         _table,
         _path,
         _patience,
+        _clipping,
         _precision,
         _devices,
         _sharded,
@@ -103,6 +104,20 @@ def _path(values: dict[str, Any]) -> Iterator[str]:
     data = values["data"]
     if "path" in data and "target" not in data and not data["path"]:
         yield "`data.path` must be given. Write data.path=<folder>."
+
+
+def _clipping(values: dict[str, Any]) -> Iterator[str]:
+    """Lightning's own keys, which do nothing where the task clips."""
+    trainer = values["trainer"]
+    size, how = trainer.get("gradient_clip_val"), trainer.get("gradient_clip_algorithm")
+    option, key = ("value", "clip_value") if how == "value" else ("norm", "max_norm")
+    limit = f" clipping.{key}={size}" if size else ""
+    for name, given in (("gradient_clip_val", size), ("gradient_clip_algorithm", how)):
+        if given is not None and "clipping" in values["task"]:
+            yield (
+                f"`trainer.{name}` must be left out, as `clipping` has its place, got {given}. "
+                f"Try clipping={option}{limit}."
+            )
 
 
 def _precision(values: dict[str, Any]) -> Iterator[str]:
