@@ -1,71 +1,109 @@
-"""A run that cannot write says why in the system's words, what is left of it, and what to type."""
+"""A disk that fills up ends a run in words wherever it is met; its last good checkpoint is whole, and it goes on."""
+
+from __future__ import annotations
 
 import errno
 import os
-import resource
-from collections import namedtuple
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
+from forks import Forks, server
+from test_command import refused, typed
+from test_resume import assert_the_same_run
 
-from tunelab import checkpoints
-from tunelab.checkpoints import AtomicCheckpointIO, not_written
-from tunelab.errors import RunFailed
+from tunelab.checkpoints import read_checkpoint
 
-Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's folder with a checkpoint, below where the user stands, on a disk with room."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["train.py"])
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: Usage(10**11, 0, 74_653_500_000))
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
-    return tmp_path / "run"
+COMMAND = ("size=tiny", "epochs=20", "threads=1", "callbacks.checkpoint.every_seconds=0.02")
+BAR = "trainer.enable_progress_bar=false"
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
 
 
-def test_a_limit_for_a_file_is_not_called_a_full_disk(run: Path) -> None:
-    file = run / "checkpoints" / ".best.ckpt.new"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(RunFailed) as failed:
-            AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(10**5)}, file)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert str(failed.value) == (
-        "The run could not write run/checkpoints/best.ckpt: File too large; 74.7 GB of the disk are free. "
-        "run/checkpoints/last.ckpt is whole. Raise what the system allows for a file (ulimit -f), then type: "
-        "python train.py resume=run"
-    )
-    assert [path.name for path in file.parent.iterdir()] == ["last.ckpt"]
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with server() as forks:
+        yield forks
 
 
-@pytest.mark.parametrize(
-    ("code", "free", "mend"),
-    [
-        (errno.ENOSPC, 10**7, "Make room, then type:"),
-        (errno.EIO, 10**7, "Make room, then type:"),
-        (errno.EDQUOT, 10**11, "Make room in your quota, then type:"),
-        (errno.EIO, 10**11, "Mend that, then type:"),
-    ],
-)
-def test_room_is_asked_for_where_it_is_short(
-    run: Path, monkeypatch: pytest.MonkeyPatch, code: int, free: int, mend: str
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert typed(folder, *COMMAND, "hydra.run.dir=run").code == 0
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [1, 2, 3, 4, 6, 8, 10, 14, 20, 30, 38])
+def test_a_run_whose_files_may_not_grow_ends_in_words_and_goes_on_when_they_may(
+    forks: Forks, tmp_path: Path, whole: Path, kilobytes: int
 ) -> None:
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: Usage(10**12, 0, free))
-    text = not_written(run, OSError(code, os.strerror(code), str(run / "metrics.csv")))
-    assert text.startswith(f"The run could not write run/metrics.csv: {os.strerror(code)}; {free / 1e9:.1f} GB of")
-    assert f"is whole. {mend} python train.py resume=run" in text
+    """A checkpoint of it has 39 kB, the events 11, metrics.csv 6, config.yaml 3.5, run.json 1.6."""
+    ended = forks.run(tmp_path, *COMMAND, BAR, "hydra.run.dir=cut", before=LIMIT.format(1000 * kilobytes))
+    assert ended.code == 1, ended.text
+    assert "Traceback" not in ended.text
+    assert "The run could not write" in ended.text
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        read_checkpoint(last, "resume")
+        assert forks.run(tmp_path, "resume=cut").code == 0
+        assert_the_same_run(whole, tmp_path / "cut")
 
 
-def test_without_a_checkpoint_another_disk_is_the_way(run: Path) -> None:
-    (run / "checkpoints" / "last.ckpt").unlink()
-    text = not_written(run, OSError(errno.ENOSPC, "No space left on device"))
-    assert text == (
-        "The run could not write into run: No space left on device; 74.7 GB of the disk are free. "
-        "There is no checkpoint yet. Make room, or choose another disk with hydra.run.dir=…"
-    )
+WRITERS = {"a checkpoint": (".ckpt", 4), "metrics.csv": ("metrics.csv", 3), "the result": ("result.json", 1)}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, pytest.param(errno.EDQUOT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", list(WRITERS))
+def test_a_disk_that_is_full_when_something_is_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, what: str, code: int
+) -> None:
+    ending, number = WRITERS[what]
+    own, seen = os.replace, 0
+
+    def replace(source: Any, target: Any, **keywords: Any) -> None:
+        nonlocal seen
+        seen += str(target).endswith(ending)
+        if str(target).endswith(ending) and seen >= number:
+            raise OSError(code, os.strerror(code))
+        own(source, target, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        text = refused(typed(tmp_path, *COMMAND, "hydra.run.dir=cut"), 1)
+    assert os.strerror(code) in text
+    assert re.search(r"cut/checkpoints/last\.ckpt is whole\..*python train\.py resume=\S*cut", text, re.DOTALL)
+    assert typed(tmp_path, "resume=cut").folder == "cut"
+    assert_the_same_run(whole, tmp_path / "cut")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["previous", "best"])
+def test_a_run_goes_on_from_an_older_state_of_its_own(tmp_path: Path, forks: Forks, whole: Path, which: str) -> None:
+    kill = """
+        import os
+        import tunelab.callbacks.checkpoint
+        from tunelab.callbacks import Objective
+        tunelab.callbacks.checkpoint.MOST_SHARE = 0.5
+        def stop(self, trainer, *rest):
+            if trainer.global_step == 300:
+                os.kill(os.getpid(), 9)
+        Objective.on_train_batch_end = stop
+    """
+    assert forks.run(tmp_path, *COMMAND, BAR, "hydra.run.dir=cut", before=kill).code == -9
+    resumed = forks.run(tmp_path, f"resume=cut/checkpoints/{which}.ckpt")
+    assert resumed.code == 0, resumed.text
+    assert_the_same_run(whole, tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, forks: Forks, whole: Path
+) -> None:
+    several = [forks.start(tmp_path, *COMMAND, BAR) for _ in range(3)]
+    assert [each.wait() for each in several] == [0, 0, 0]
+    folders = sorted((tmp_path / "outputs" / "digits-mlp").iterdir())
+    assert len(folders) == 3
+    for folder in folders:
+        assert_the_same_run(whole, folder)
