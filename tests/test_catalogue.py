@@ -64,7 +64,26 @@ def test_a_key_of_a_part_chosen_on_the_command_line_is_known(loader: ConfigLoade
 
 def test_a_key_of_a_member_that_is_not_chosen_is_unknown(loader: ConfigLoader) -> None:
     said = explained(loader, "regularization=[l2]", "regularization.l1.strength=1")
-    assert said == ["`regularization.l1.strength` must be a key of regularization, got l1. It has l2."]
+    key = "`regularization.l1.strength` must be a key of regularization"
+    assert said == [f"{key}, got l1. Add 'regularization=[l2,l1]'."]
+    (said_of_the_default,) = explained(loader, "callbacks.histograms.every_epochs=2")
+    assert said_of_the_default.endswith(",throughput,histograms]'.")
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("clipping.percentile", "Add clipping=percentile."),
+        ("clipping.max_norm", "Add clipping=norm."),
+        ("clipping.nothing", "See --help for what there is."),
+        ("profiler.nothing", "See --help for what there is."),
+    ],
+)
+def test_a_key_of_a_group_of_which_nothing_is_chosen_is_told_with_the_option_that_has_it(
+    loader: ConfigLoader, key: str, remedy: str
+) -> None:
+    group, name = key.split(".")
+    assert explained(loader, f"{key}=2") == [f"`{key}` must be a key of {group}, got {name}. {remedy}"]
 
 
 def test_every_wrong_option_of_a_list_is_named(loader: ConfigLoader) -> None:

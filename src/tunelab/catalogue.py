@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -184,7 +185,7 @@ def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) 
     except (HydraException, YAMLError, ValueError):
         return
     values = [o for o in overrides if not is_group(o, known)]
-    yield from unknown_keys(cfg, values, known)
+    yield from unknown_keys(cfg, values, known, loader)
     yield from _other_containers(cfg, values)
 
 
@@ -202,21 +203,22 @@ def _other_containers(cfg: DictConfig, overrides: list[Override]) -> Iterator[st
             yield f"`{key}` must be a group of keys, got {typed}. {remedy}"
 
 
-def unknown_keys(cfg: DictConfig, overrides: list[Override], known: dict[str, list[str]]) -> Iterator[str]:
+def unknown_keys(cfg: DictConfig, overrides: list[Override], known: dict[str, list[str]], loader: Any) -> Iterator[str]:
     """A sentence for each value override whose key a composed config has not.
 
     Args:
         cfg: The composed config, with the `hydra` node.
         overrides: Value overrides; those that add a key are left alone.
         known: The groups, for what was probably meant.
+        loader: Hydra's config loader, for the keys of what is not chosen.
     """
     raw = plain(cfg, resolve=False)
     for override in overrides:
         if not override.is_add() and not override.is_force_add():
-            yield from _unknown_key(override.key_or_group, raw, known)
+            yield from _unknown_key(override.key_or_group, raw, known, loader)
 
 
-def _unknown_key(key: str, raw: Any, known: dict[str, list[str]]) -> Iterator[str]:
+def _unknown_key(key: str, raw: Any, known: dict[str, list[str]], loader: Any) -> Iterator[str]:
     """The sentence for a key that the composed config has not, or nothing."""
     node, parent = raw, ""
     for step in key.split("."):
@@ -230,13 +232,32 @@ def _unknown_key(key: str, raw: Any, known: dict[str, list[str]]) -> Iterator[st
             outer = [] if parent else [group for group in known if "/" not in group]
             also = [] if parent else [name for name in [ALSO_CALLED.get(step.lower())] if name in here]
             close = also or closest(step, [*here, *outer])
-            if meant := elsewhere or [f"{prefix}{name}" for name in close]:
+            if add := _to_add(parent, step, here, known, loader):
+                remedy = f" Add {add}."
+            elif meant := elsewhere or [f"{prefix}{name}" for name in close]:
                 remedy = f" Did you mean {' or '.join(meant)}?"
             else:
                 remedy = f" It has {', '.join(here)}." if parent and here else " See --help for what there is."
             yield f"`{key}` must be a key of {parent or 'the recipe'}, got {step}.{remedy}"
             return
         node, parent = node[step], f"{parent}.{step}" if parent else step
+
+
+def _to_add(parent: str, step: str, here: list[str], known: dict[str, list[str]], loader: Any) -> str:
+    """What to type to have a key: a list with its member, or an option where none is chosen; empty if nothing has it.
+
+    Args:
+        parent: The group.
+        step: The key below it, or the member.
+        here: What is chosen.
+        known: The groups.
+        loader: Hydra's config loader.
+    """
+    options = known.get(parent, [])
+    if parent in MEMBER_GROUPS:
+        return shlex.quote(f"{parent}=[{','.join([*here, step])}]") if step in options else ""
+    files = {option: loader.repository.load_config(f"{parent}/{option}") for option in options if not here}
+    return " or ".join(f"{parent}={option}" for option, file in files.items() if file and step in file.config)
 
 
 def _homes(step: str, raw: dict[str, Any]) -> list[str]:

@@ -221,7 +221,7 @@ def _check_sweep(cfg: DictConfig, overrides: list[Override]) -> None:
     varied = {o.key_or_group for o in swept if catalogue.is_group(o, known)}
     # a key of a part that is itself swept is there in some jobs only
     values = [o for o in swept if not catalogue.is_group(o, known) and o.key_or_group.split(".")[0] not in varied]
-    if unknown := list(catalogue.unknown_keys(cfg, values, known)):
+    if unknown := list(catalogue.unknown_keys(cfg, values, known, _loader())):
         raise CommandLineError(*unknown)
     recipe = _without_hydra(cfg)
     mistakes = dict.fromkeys(range_mistakes(resolved(recipe)))
