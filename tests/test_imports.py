@@ -79,7 +79,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "follower": ({"folder", "record", "run"}, set()),
     "predictor": ({"checkpoints", "config", "data", "folder", "prepare", "run", "tasks"}, {"pandas"}),
     "job": (
-        {"catalogue", "checkout", "config", "folder", "prepare", "record", "run", "summary"},
+        {"catalogue", "checkout", "checkpoints", "config", "folder", "prepare", "record", "run", "summary"},
         {"hydra", "omegaconf"},
     ),
     "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),

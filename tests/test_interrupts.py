@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_command import Outcome, typed
 from test_resume import assert_the_same_run, scalars
 
@@ -129,9 +130,22 @@ def test_a_second_signal_ends_a_run_at_once(
     assert outcome.code == 130, outcome.text
     assert "Traceback" not in outcome.text
     assert capfd.readouterr().err.count("Ending after this step. Once more: at once.") == 1
-    assert "Interrupted. To continue: python train.py resume=cut" in outcome.text
+    step = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert f"To continue from step {step}, where it was last saved: python train.py resume=cut" in outcome.text
     assert typed(tmp_path, "resume=cut").folder == "cut"
     assert_the_same_run(whole, tmp_path / "cut")
+
+
+def test_a_run_without_checkpoints_says_where_the_last_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("size=tiny", "epochs=1", "threads=1", "test=false")
+    assert typed(tmp_path, *words, "hydra.run.dir=run").code == 0
+    step = (SupervisedTask, "training_step", 10)
+    outcome, _ = signalled(tmp_path, monkeypatch, step, "resume=run", "epochs=3", "callbacks=[]", number=15)
+    assert outcome.code == 143
+    assert "Interrupted. To continue from step 23, where it was last saved: python train.py resume=run" in outcome.text
+    outcome, _ = signalled(tmp_path, monkeypatch, step, *words, "callbacks=[]", "hydra.run.dir=new")
+    assert outcome.code == 130
+    assert "Interrupted before the first checkpoint: there is nothing to continue from." in outcome.text
 
 
 def test_a_long_step_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,11 +76,25 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             discard(folder)  # before anything was in it
         sys.exit(exit_code(stop))
     except SystemExit as stop:
-        if stop.code in (130, 143) and (folder / "checkpoints" / "last.ckpt").is_file():
-            log.info("Interrupted. To continue: %s resume=%s", program(), shlex.quote(as_typed(folder)))
-        elif stop.code in (130, 143):
-            log.info("Interrupted before the first checkpoint: there is nothing to continue from.")
+        if stop.code in (130, 143):
+            log.info("%s", _interrupted(folder))
         raise
+
+
+def _interrupted(folder: Path) -> str:
+    """What is said of a run that was told to end: how it goes on, and from where if not from where it was."""
+    from tunelab.checkpoints import read_checkpoint
+
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return "Interrupted before the first checkpoint: there is nothing to continue from."
+    try:
+        step = read_checkpoint(last, "resume")["global_step"]
+        reached = RunFolder(folder).result.get("steps", step)
+    except ConfigError as error:
+        return f"Interrupted. {error}"
+    behind = "" if step == reached else f" from step {step}, where it was last saved"
+    return f"Interrupted. To continue{behind}: {program()} resume={shlex.quote(as_typed(folder))}"
 
 
 def import_torch() -> None:
