@@ -129,7 +129,7 @@ def test_a_second_signal_ends_a_run_at_once(
         outcome = typed(tmp_path, *SWA, "hydra.run.dir=cut")
     assert outcome.code == 130, outcome.text
     assert "Traceback" not in outcome.text
-    assert capfd.readouterr().err.count("Ending after this step. Once more: at once.") == 1
+    assert capfd.readouterr().err.count("Ending after this step. Ctrl-C again ends at once, without saving.") == 1
     step = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert f"To continue from step {step}, where it was last saved: python train.py resume=cut" in outcome.text
     assert typed(tmp_path, "resume=cut").folder == "cut"

@@ -12,7 +12,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-WAITING = b"\nEnding after this step. Once more: at once.\n"
+WAITING = b"\nEnding after this step. Ctrl-C again ends at once, without saving.\n"
 
 
 class Interrupted(BaseException):
