@@ -10,7 +10,6 @@ import platform
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +26,15 @@ CHECKPOINTS = ["best", "last", "previous"]
 
 def write_atomic(path: Path, text: str) -> None:
     """Writes a file so that a reader or a kill sees the old content or the new, never a part."""
-    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    aside = path.with_name(f".{path.name}.aside")  # the same each time: what a kill left is written over
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with aside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
+        aside.replace(path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
 
 
