@@ -370,7 +370,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_keys_that_differ(tmp_
     last.unlink()
     shutil.copy(tmp_path / "other" / "checkpoints" / "last.ckpt", last)
     text = refused(typed(tmp_path, "resume=run", "epochs=8"), 1)
-    assert "The checkpoint must be of this model, but model.hidden2.weight is not in the model" in text
+    assert "last.ckpt must be of this model, but model.hidden2.weight is not in the model" in text
     assert "Name the folder of the run that wrote it." in text
 
 

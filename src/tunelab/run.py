@@ -12,6 +12,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 
 from tunelab import ranks
@@ -137,6 +138,7 @@ def diverged(
     """
     if ranks.rank() != 0:  # which says it
         raise SystemExit(1) from None
+    write_json(folder / "result.json", {**result, "status": "diverged", "message": str(error)})
     message = explain(error, cfg, partial(fit_again, cfg, folder, interrupts), newest(folder, checkpoint, error))
     write_json(folder / "result.json", {**result, "status": "diverged", "message": message})
     return RunFailed(message)
@@ -182,7 +184,9 @@ def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
     content = read_checkpoint(checkpoint, "resume")
     step, done = int(content["global_step"]), epochs_done(content)
     result = RunFolder(checkpoint.parent.parent).last_result
-    ended = result.get("status") == "finished" and result["steps"] == step and result["epochs_asked"] == cfg.epochs
+    ended = (
+        result.get("status") == "finished" and result.get("steps") == step and result.get("epochs_asked") == cfg.epochs
+    )
     if cfg.test and not result.get("test") and (ended or done == cfg.epochs):
         return step, True
     if ended:
@@ -254,6 +258,8 @@ def score(
 
 def has_examples(data: LightningDataModule, part: str) -> bool:
     """Whether the data has a validation or test part."""
+    if not is_overridden(f"{part}_dataloader", data, LightningDataModule):
+        return False
     loader = getattr(data, f"{part}_dataloader")()
     return loader is not None and len(loader) > 0
 

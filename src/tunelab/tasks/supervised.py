@@ -338,7 +338,7 @@ class SupervisedTask(LightningModule):
             checkpoint["clipping"] = self.clipping.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_weights(checkpoint["state_dict"], self.state_dict())
+        check_weights(checkpoint["state_dict"], self.state_dict(), self.trainer.ckpt_path)
         if self.trainer.state.fn != "fit":
             return
         self.scored_weights.load_state_dict(checkpoint["scored_weights"])
