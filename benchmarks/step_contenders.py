@@ -229,12 +229,12 @@ MONITORS = {"gradients", "updates", "dead_units"}
 """The callbacks that measure in a step what the gradients do."""
 
 
-def train_unmonitored(model_name: str, clock: Clock, folder: Path) -> None:
-    """As `train_tunelab` with the defaults, but for the monitors of gradients among them."""
+def train_unmonitored(model_name: str, clock: Clock, folder: Path, *, but: str = "") -> None:
+    """As `train_tunelab` with the defaults, but for the monitors among them; one of them may stay."""
     defaults = [str(name) for name in composed([]).callbacks]
     if missing := MONITORS - set(defaults):
         raise SystemExit(f"MONITORS must be among the default callbacks, got {', '.join(sorted(missing))}.")
-    kept = ",".join(name for name in defaults if name not in MONITORS)
+    kept = ",".join(name for name in defaults if name not in MONITORS - {but})
     train_tunelab(model_name, clock, folder, overrides=[f"callbacks=[{kept}]"])
 
 
@@ -246,6 +246,7 @@ TRAINERS: dict[str, Callable[[str, Clock, Path], None]] = {
     "lean_fused": partial(train_lean, fused=True),
     "tunelab_off": partial(train_tunelab, overrides=EVERYTHING_OFF),
     "tunelab_unmonitored": train_unmonitored,
+    "tunelab_gradients": partial(train_unmonitored, but="gradients"),
     "tunelab_on": train_tunelab,
 }
 

@@ -59,7 +59,8 @@ CONTENDERS = {
     "lean": Contender("Lightning, everything off"),
     "lean_fused": Contender("Lightning, everything off, fused AdamW"),
     "tunelab_off": Contender("tunelab, everything off"),
-    "tunelab_unmonitored": Contender("tunelab, all but the gradient monitors", TUNELAB_FILES, draws=True),
+    "tunelab_unmonitored": Contender("tunelab, on but for the three monitors", TUNELAB_FILES, draws=True),
+    "tunelab_gradients": Contender("tunelab, on, of the monitors gradients alone", TUNELAB_FILES, draws=True),
     "tunelab_on": Contender("tunelab, everything on (the defaults)", TUNELAB_FILES, draws=True),
 }
 
@@ -76,7 +77,8 @@ class Ratio:
 RATIOS = (
     Ratio("tunelab_on", "bare", {"mlp": 2.2, "cnn": 1.15, "resnet": 1.03}),
     Ratio("tunelab_on", "lean_fused", {"mlp": 1.25}),
-    Ratio("tunelab_on", "tunelab_unmonitored", {"mlp": 1.05, "resnet": 1.01}),
+    Ratio("tunelab_gradients", "tunelab_unmonitored", {"mlp": 1.05, "resnet": 1.01}),
+    Ratio("tunelab_on", "tunelab_unmonitored", {}),
 )
 
 

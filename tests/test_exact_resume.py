@@ -78,13 +78,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run
 
 
+QUICK = (0, 2, 3)
+
+
 def moments() -> list[Any]:
-    """Fifty of them, each with the recipe that is stopped there; those after the first of each are slow."""
+    """Fifty of them, each with the recipe that is stopped there; all but a few are slow."""
     draw = random.Random(4)
     found = []
     for number in range(50):
         recipe = list(RECIPES)[number % len(RECIPES)]
-        marks = () if number < len(RECIPES) else pytest.mark.slow
+        marks = () if number in QUICK else pytest.mark.slow
         found.append(pytest.param(recipe, draw.randrange(1, 80), draw.randrange(2), marks=marks))
     return found
 
@@ -103,6 +106,7 @@ def test_a_run_that_is_ended_at_any_step_goes_on_as_if_it_had_not_been(
     assert scalars(tmp_path / "cut") == scalars(whole(recipe))  # no gap, no step twice
 
 
+@pytest.mark.slow
 def test_a_run_may_be_ended_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any) -> None:
     recipe = "schedule-free, mixup, accumulation"
     stopped(tmp_path, monkeypatch, 2, *SHORT, *RECIPES[recipe], "hydra.run.dir=cut")
@@ -113,7 +117,9 @@ def test_a_run_may_be_ended_again_and_again(tmp_path: Path, monkeypatch: pytest.
     assert scalars(tmp_path / "cut") == scalars(whole(recipe))
 
 
-@pytest.mark.parametrize("recipe", list(RECIPES)[:3])
+@pytest.mark.parametrize(
+    "recipe", [next(iter(RECIPES)), *(pytest.param(r, marks=pytest.mark.slow) for r in list(RECIPES)[1:3])]
+)
 def test_a_run_that_is_ended_while_it_validates_validates_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any, recipe: str
 ) -> None:

@@ -129,7 +129,13 @@ def test_batches_that_are_dicts_are_counted(project: Path) -> None:
     assert result["samples_per_second"] == pytest.approx(3 * 30 / result["seconds"], rel=0.1)
 
 
-@pytest.mark.parametrize("entry", ["optimizer_states", "lr_schedulers", "callbacks", "data_spec", "unwritten"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "optimizer_states",
+        *(pytest.param(e, marks=pytest.mark.slow) for e in ("lr_schedulers", "callbacks", "data_spec", "unwritten")),
+    ],
+)
 def test_a_checkpoint_that_lacks_an_entry_is_refused_with_its_name(tmp_path: Path, entry: str) -> None:
     words = ("data=iris", "size=tiny", "epochs=1", "threads=1", "test=false", "hydra.run.dir=run")
     assert typed(tmp_path, *words).code == 0

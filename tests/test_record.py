@@ -298,6 +298,7 @@ def _copied(original: Path, folder: Path) -> None:
     subprocess.run(["cp", "-r", str(original / "run"), str(folder / "run")], check=True)
 
 
+@pytest.mark.slow
 def test_a_resume_is_compared_with_the_part_before_it_and_not_with_the_first(tmp_path: Path, original: Path) -> None:
     _copied(original, tmp_path)
     assert told(typed(tmp_path, "resume=run", "epochs=3", "threads=2")) == ["threads 1 → 2"]
@@ -342,10 +343,12 @@ def test_what_cannot_be_compared_is_passed_over(key: str) -> None:
     ("words", "callbacks", "interval"),
     [
         (("callbacks=[lr]",), ["lr", "mine"], "step"),  # that of checkpoint goes with it
-        (("callbacks.mine.logging_interval=epoch",), ["checkpoint", "lr", "mine"], "epoch"),
+        pytest.param(
+            ("callbacks.mine.logging_interval=epoch",), ["checkpoint", "lr", "mine"], "epoch", marks=pytest.mark.slow
+        ),
         (("+callbacks.mine.logging_interval=epoch",), ["checkpoint", "lr", "mine"], "epoch"),
         (("~callbacks.mine", "callbacks=[checkpoint]"), ["checkpoint"], None),
-        (("logger=[csv]",), ["checkpoint", "lr", "mine"], "step"),
+        pytest.param(("logger=[csv]",), ["checkpoint", "lr", "mine"], "step", marks=pytest.mark.slow),
     ],
 )
 def test_an_added_callback_stays_on_a_resume_until_it_is_changed_or_left_out(

@@ -102,6 +102,9 @@ class TensorBoard(TensorBoardLogger):
         """
         self._kept = step, _tags_at(step, Path(self.log_dir))
         self._kwargs["purge_step"] = step + 1
+        # TensorBoard reads the files in the order of their names, which begin with the second
+        while any(path.name.split(".")[3] == str(int(time.time())) for path in Path(self.log_dir).glob("events.*")):
+            time.sleep(0.02)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = step or 0
