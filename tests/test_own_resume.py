@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -66,24 +67,30 @@ SOURCES = ("Own", "Own with workers", "Stream", "Augmented", "Augmented with wor
 WORDS = ("data=own", "size=tiny", "epochs=4", "threads=1", "trainer.log_every_n_steps=5", "test=false")
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("own")
+@contextlib.contextmanager
+def own_project(folder: Path, module: str, code: str) -> Iterator[Path]:
+    """A user's project: a module that its train.py trusts, and a conf/ of its own."""
     (folder / "conf" / "data").mkdir(parents=True)
-    (folder / "ownloaders.py").write_text(textwrap.dedent(DATA))
-    start = "import tunelab\nif __name__ == '__main__':\n    tunelab.main(config_path='conf', trust='ownloaders')\n"
+    (folder / f"{module}.py").write_text(textwrap.dedent(code))
+    start = f"import tunelab\nif __name__ == '__main__':\n    tunelab.main(config_path='conf', trust='{module}')\n"
     (folder / "train.py").write_text(start)
-    for source in SOURCES:
-        name, *workers = source.split(" with ")
-        text = f"""
-            # @package _global_
-            defaults: [override /task: classification, override /loss: cross_entropy]
-            data: {{_target_: ownloaders.{name}, workers: {2 if workers else 0}}}
-        """
-        (folder / "conf" / "data" / f"{source.replace(' ', '_')}.yaml").write_text(textwrap.dedent(text).lstrip())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNELAB_TRUST", "")
         patch.syspath_prepend(str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with own_project(tmp_path_factory.mktemp("own"), "ownloaders", DATA) as folder:
+        for source in SOURCES:
+            name, *workers = source.split(" with ")
+            text = f"""
+                # @package _global_
+                defaults: [override /task: classification, override /loss: cross_entropy]
+                data: {{_target_: ownloaders.{name}, workers: {2 if workers else 0}}}
+            """
+            (folder / "conf" / "data" / f"{source.replace(' ', '_')}.yaml").write_text(textwrap.dedent(text).lstrip())
         yield folder
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from test_command import Outcome, refused, typed
+from test_command import refused, typed
+from test_own_resume import own_project, run
 from test_resume import cut, equal
 
 from tunelab.checkpoints import AtomicCheckpointIO
@@ -71,23 +71,12 @@ RUNS = ("whole", "cut")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "conf" / "task").mkdir(parents=True)
-    (folder / "owntasks.py").write_text(textwrap.dedent(TASK))
-    start = "import tunelab\nif __name__ == '__main__':\n    tunelab.main(config_path='conf', trust='owntasks')\n"
-    (folder / "train.py").write_text(start)
-    for name in ("Plain", "Named"):
-        (folder / "conf" / "task" / f"{name.lower()}.yaml").write_text(f"_target_: owntasks.{name}\nlr: ${{lr}}\n")
-    (folder / "conf" / "data").mkdir()
-    (folder / "conf" / "data" / "dicts.yaml").write_text("_target_: owntasks.Dicts\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNELAB_TRUST", "")
-        patch.syspath_prepend(str(folder))
+    with own_project(tmp_path_factory.mktemp("own"), "owntasks", TASK) as folder:
+        (folder / "conf" / "task").mkdir()
+        for name in ("Plain", "Named"):
+            (folder / "conf" / "task" / f"{name.lower()}.yaml").write_text(f"_target_: owntasks.{name}\nlr: ${{lr}}\n")
+        (folder / "conf" / "data" / "dicts.yaml").write_text("_target_: owntasks.Dicts\n")
         yield folder
-
-
-def run(project: Path, *words: str) -> Outcome:
-    return typed(project, *words, script=str(project / "train.py"))
 
 
 @pytest.mark.parametrize("task", ["plain", "named"])
