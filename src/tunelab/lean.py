@@ -48,7 +48,7 @@ class LeanOptimization(_AutomaticOptimization):
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
         self.plain = False
-        self._before_step: list[Any] = []
+        self._before_step: list[tuple[Any, str]] = []  # callbacks, and what profilers know their hook by
 
     def begin(self) -> None:
         """Takes note of who takes part in a step, once all callbacks are known."""
@@ -61,7 +61,12 @@ class LeanOptimization(_AutomaticOptimization):
             and all(type(optimizer).zero_grad is Optimizer.zero_grad for optimizer in trainer.optimizers)
             and not any(getattr(owner, hook) for owner in owners for hook in AROUND_BACKWARD)
         )
-        self._before_step = [c for c in trainer.callbacks if c.on_before_optimizer_step]  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._before_step = [
+            (callback, f"[Callback]{type(callback).__name__}.on_before_optimizer_step")
+            for callback in callbacks
+            if callback.on_before_optimizer_step  # type: ignore[truthy-function]
+        ]
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> Any:
         if not self.plain:
@@ -89,8 +94,8 @@ class LeanOptimization(_AutomaticOptimization):
                     (loss / batches if batches > 1 else loss).backward()
             if steps:
                 task._current_fx_name = "on_before_optimizer_step"
-                for callback in self._before_step:
-                    with profile(f"[Callback]{type(callback).__name__}.on_before_optimizer_step"):
+                for callback, name in self._before_step:
+                    with profile(name):
                         callback.on_before_optimizer_step(trainer, task, optimizer)
                 if task.on_before_optimizer_step:  # type: ignore[truthy-function]
                     task.on_before_optimizer_step(optimizer)
