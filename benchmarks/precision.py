@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from lightning import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from tunelab import conf_folder
-from tunelab.config import validate
+from tunelab.config import recipe_of, validate
 from tunelab.prepare import complete, prepare_process
 from tunelab.record import Start
 from tunelab.run import QUIET, build, train
@@ -75,8 +75,7 @@ def recipe(*overrides: str) -> DictConfig:
     """The composed recipe of a command line."""
     with initialize_config_dir(str(conf_folder()), job_name="train"):
         cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-    with open_dict(cfg):
-        del cfg["hydra"]
+    cfg = recipe_of(cfg)
     validate(cfg)
     return cfg
 

@@ -24,7 +24,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from tunelab import conf_folder
-from tunelab.config import validate
+from tunelab.config import recipe_of, validate
 from tunelab.data import BundledData
 from tunelab.data.memory import EpochOrder, MemoryLoader
 from tunelab.models import CNN, MLP, ResNet
@@ -205,8 +205,7 @@ def train_tunelab(model_name: str, clock: Clock, folder: Path, *, overrides: Ite
     typed = [*asked(model_name, clock.epochs), *overrides]
     cfg = composed(typed)
     choices = {str(group): option for group, option in cfg.hydra.runtime.choices.items()}
-    with open_dict(cfg):
-        del cfg["hydra"]
+    cfg = recipe_of(cfg)
     validate(cfg)
     train(cfg, folder, Start(shlex.join(["python", "train.py", *typed]), typed, choices))
 

@@ -16,12 +16,12 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning import Callback, Trainer, seed_everything
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from PIL import Image
 
 from tunelab import conf_folder
 from tunelab.callbacks import Objective
-from tunelab.config import MEMBER_GROUPS, validate
+from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, recipe_of, validate
 from tunelab.data import BundledData
 from tunelab.prepare import complete, prepare_process
 from tunelab.record import Start
@@ -102,9 +102,9 @@ def _composed_once(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, An
     with initialize_config_dir(str(conf_folder()), job_name="train"):
         cfg = hydra_compose("train", overrides=list(named), return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices.items()
-    choices = {str(group): option for group, option in chosen if not str(group).startswith("hydra/")}
-    with open_dict(cfg):
-        del cfg["hydra"]
+    apart = ("hydra/", *OF_A_SEARCH)
+    choices = {str(group): option for group, option in chosen if not str(group).startswith(apart)}
+    cfg = recipe_of(cfg)
     return cfg, choices | {group: list(cfg[group]) for group in MEMBER_GROUPS}
 
 

@@ -27,12 +27,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab import catalogue, conf_folder, own_code, project, tools
-from tunelab.config import resolved, validate
+from tunelab.config import OF_A_SEARCH, recipe_of, resolved, validate
 from tunelab.errors import ConfigError, Terminated, did_you_mean, exit_code, program
 from tunelab.folder import RunFolder, claim
 from tunelab.job import COMMAND_VARIABLE, train_job
@@ -43,9 +43,11 @@ from tunelab.overrides import (
     recorded_overrides,
     refuse_blanks,
     refuse_dashes,
+    refuse_misplaced,
     refuse_sweeps,
 )
 from tunelab.ranges import range_mistakes
+from tunelab.schema import Search
 from tunelab.whitelist import whitelist
 
 log = logging.getLogger("tunelab")
@@ -175,6 +177,7 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
         overrides = _typed_overrides(name, flags.overrides)
         if not flags.multirun:
             refuse_sweeps(overrides)
+        refuse_misplaced(overrides, flags.multirun)
         added = recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         if flags.help:
@@ -187,7 +190,7 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
         HydraConfig.instance().set_config(cfg)
         _check_experiment_lr(name, overrides, arguments, cfg)
         if not flags.multirun:
-            check(_without_hydra(cfg), [o.key_or_group for o in overrides])
+            check(recipe_of(cfg), [o.key_or_group for o in overrides])
         elif claims:  # the jobs of a sweep are checked one by one, as they are composed
             _check_sweep(cfg, overrides)
         if claims and not flags.multirun and not flags.cfg:
@@ -207,13 +210,6 @@ def _initialize(folder: Path, config_dir: str | None, job_name: str) -> None:
     Hydra.create_main_hydra2(task_name=job_name, config_search_path=search_path)
 
 
-def _without_hydra(cfg: DictConfig) -> DictConfig:
-    recipe = cfg.copy()
-    with open_dict(recipe):
-        del recipe["hydra"]
-    return recipe
-
-
 def _check_sweep(cfg: DictConfig, overrides: list[Override]) -> None:
     """What can be said of a sweep before its first job: unknown keys, and finite choices out of their range."""
     known = catalogue.groups(_loader())
@@ -223,8 +219,11 @@ def _check_sweep(cfg: DictConfig, overrides: list[Override]) -> None:
     values = [o for o in swept if not catalogue.is_group(o, known) and o.key_or_group.split(".")[0] not in varied]
     if unknown := list(catalogue.unknown_keys(cfg, values, known, _loader())):
         raise CommandLineError(*unknown)
-    recipe = _without_hydra(cfg)
+    recipe = recipe_of(cfg)
     mistakes = dict.fromkeys(range_mistakes(resolved(recipe)))
+    if all(key in cfg for key in OF_A_SEARCH):
+        of_search = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in OF_A_SEARCH}
+        mistakes |= dict.fromkeys(range_mistakes(of_search, Search))
     for override in values:
         choices = override.value()
         for choice in choices.list if isinstance(choices, ChoiceSweep) else []:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tunelab.errors import ConfigError, did_you_mean, show
@@ -43,6 +43,19 @@ READERS = {
 
 OFF_AT_ZERO = {"weight_decay", "dropout", "label_smoothing", "stochastic_depth", "warmup_steps", "warmup_fraction"}
 """Dials that an option may set too (`regularization=dropout`): turned up, they must be read, whoever set them."""
+
+
+OF_A_SEARCH = ("sweep", "pruner")
+"""The keys of a command line that say how a -m searches; no recipe has them."""
+
+
+def recipe_of(cfg: DictConfig) -> DictConfig:
+    """A copy of a composed config with what a run reads: without Hydra's own keys and those of a search."""
+    recipe = cfg.copy()
+    with open_dict(recipe):
+        for key in ("hydra", *OF_A_SEARCH):
+            recipe.pop(key, None)
+    return recipe
 
 
 def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
@@ -94,7 +107,7 @@ def validate(cfg: DictConfig, user_keys: Iterable[str] = (), *, recorded: bool =
     values = resolved(cfg)
     mistakes = [
         *range_mistakes(values),
-        *([] if recorded else _unread_keys(raw, user_keys)),
+        *([] if recorded else _unread_mistakes(raw, user_keys)),
         *untrusted_targets(values),
     ]
     if not mistakes:
@@ -116,7 +129,17 @@ def _references(node: Any) -> Iterator[str]:
             yield path.split(".")[0]
 
 
-def _unread_keys(raw: dict[str, Any], user_keys: Iterable[str]) -> Iterator[str]:
+def unread_keys(raw: dict[str, Any]) -> set[str]:
+    """The dials of a recipe that no chosen part reads.
+
+    Args:
+        raw: The recipe, interpolations as they stand.
+    """
+    dials = {key for key in Recipe.model_fields if key in raw and not isinstance(raw[key], dict)}
+    return dials - set(_references(raw)) - READ_BY_RUN
+
+
+def _unread_mistakes(raw: dict[str, Any], user_keys: Iterable[str]) -> Iterator[str]:
     read = set(_references(raw)) | READ_BY_RUN
     ours = set(Recipe.model_fields)
     for key in raw:

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from tunelab import catalogue, checkout
-from tunelab.config import MEMBER_GROUPS, validate
+from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, recipe_of, validate
 from tunelab.errors import ConfigError, RunFailed, as_typed, exit_code, program
 from tunelab.folder import RunFolder, discard, in_use
 
@@ -33,7 +33,7 @@ def train_job(cfg: DictConfig) -> float | None:
     Returns:
         The best value of the objective, for Hydra's sweepers.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    cfg, folder = recipe_of(cfg), Path(HydraConfig.get().runtime.output_dir)
     with in_use(folder, "resume" if cfg.resume else "hydra.run.dir"):
         checkout.look()  # beside the import
         result = _train(cfg, folder)
@@ -129,7 +129,8 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
     from tunelab.record import Start
 
     job = HydraConfig.get()
-    choices = {str(g): option for g, option in job.runtime.choices.items() if not str(g).startswith("hydra/")}
+    apart = ("hydra/", *OF_A_SEARCH)
+    choices = {str(g): option for g, option in job.runtime.choices.items() if not str(g).startswith(apart)}
     # Hydra does not record what was chosen in a list
     choices |= {group: list(cfg[group]) for group in MEMBER_GROUPS}
     command, here = os.environ[COMMAND_VARIABLE], checkout.seen()

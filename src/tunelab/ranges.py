@@ -33,19 +33,20 @@ RULES = {
 }
 
 
-def range_mistakes(values: dict[str, Any]) -> Iterator[str]:
+def range_mistakes(values: dict[str, Any], of: type[BaseModel] = Recipe) -> Iterator[str]:
     """A sentence for each key whose type or range is wrong.
 
     Args:
         values: The recipe, interpolations resolved.
+        of: What they are to be.
     """
     try:
-        Recipe.model_validate(values)
+        of.model_validate(values)
     except ValidationError as error:
         # A union (batch_size: a count or `full`) reports each alternative: one sentence a key.
         by_key: dict[tuple[str, ...], list[Any]] = {}
         for detail in error.errors():
-            key, field = _key_and_field(detail["loc"])
+            key, field = _key_and_field(detail["loc"], of)
             by_key.setdefault(key, []).append((detail, field))
         for key, found in by_key.items():
             rules = dict.fromkeys(
@@ -60,9 +61,8 @@ def range_mistakes(values: dict[str, Any]) -> Iterator[str]:
             yield f"`{name}` must {' or '.join(rules)}, got {show(found[0][0]['input'])}.{remedy}"
 
 
-def _key_and_field(location: tuple[Any, ...]) -> tuple[tuple[str, ...], Any]:
+def _key_and_field(location: tuple[Any, ...], model: Any) -> tuple[tuple[str, ...], Any]:
     """Splits pydantic's location into the key that the user typed and its field; union tags and indices drop out."""
-    model: Any = Recipe
     key: list[str] = []
     field = None
     for step in location:

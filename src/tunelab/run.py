@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def build(node: Any, **keywords: Any) -> Any:
         raise ConfigError(f"`{key}` must {rule}: {first}") from error
 
 
-def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | None = None) -> dict[str, Any]:
+def train(
+    cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | None = None, callbacks: Sequence[Callback] = ()
+) -> dict[str, Any]:
     """Runs a recipe and leaves a complete folder behind.
 
     Args:
@@ -66,6 +69,7 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
         folder: The run's folder, which exists.
         start: How it was asked for.
         checkpoint: Where to resume from; None to begin anew.
+        callbacks: Beside those of every run and those of the recipe; one with a true `pruned` has ended the run.
 
     Returns:
         What result.json holds.
@@ -88,7 +92,8 @@ def train(cfg: DictConfig, folder: Path, start: Start, *, checkpoint: Path | Non
             record(folder, cfg, start)
         with ranks.for_run(cfg, folder, checkpoint):
             # the objective comes first, as others read what it found; the clock last, once the loggers have connected
-            trainer = build_trainer(cfg, folder, [objective, Opening(cfg, start, folder, over), interrupts, clock])
+            opening = Opening(cfg, start, folder, over)
+            trainer = build_trainer(cfg, folder, [objective, opening, *callbacks, interrupts, clock])
             EpochLoop(trainer, interrupts, cfg.seed)
             for logger in trainer.loggers:
                 if checkpoint and leads and hasattr(logger, "resume_from"):
@@ -187,7 +192,8 @@ def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
     ended = (
         result.get("status") == "finished" and result.get("steps") == step and result.get("epochs_asked") == cfg.epochs
     )
-    if cfg.test and not result.get("test") and (ended or done == cfg.epochs):
+    unsaid = done == cfg.epochs and not result  # killed between its last step and its result
+    if unsaid or (cfg.test and not result.get("test") and (ended or done == cfg.epochs)):
         return step, True
     if ended:
         early = f" of {cfg.epochs}, as early stopping had it" if done < cfg.epochs else ""
@@ -268,8 +274,10 @@ def summarise(
     trainer: Trainer, task: LightningModule, objective: Objective, clock: Clock, first_step: int
 ) -> dict[str, Any]:
     """What a run ended with, apart from its test score; its time is that from `first_step` on."""
+    status = "finished" if trainer.state.status == TrainerStatus.FINISHED else "interrupted"
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return {
-        "status": "finished" if trainer.state.status == TrainerStatus.FINISHED else "interrupted",
+        "status": "pruned" if any(getattr(callback, "pruned", False) for callback in callbacks) else status,
         "objective": {
             "metric": objective.metric,
             "direction": objective.direction,

@@ -290,3 +290,36 @@ class Recipe(BaseModel):
     callbacks: dict[str, Callback]
     logger: dict[str, Part]
     profiler: Profiler | None
+
+
+class Sweep(Part):
+    """conf/sweep, and what stands beside it in train.yaml."""
+
+    n_trials: Count = Field(20, examples=[20])
+    n_jobs: Count = Field(1, examples=[2])
+    timeout: Positive | None = Field(None, examples=[3600])
+    trial_timeout: Positive | None = Field(None, examples=[600])
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, examples=[0])
+    baseline: bool = Field(True, examples=["false"])
+    storage: str | None = Field(None, examples=["sqlite:///study.db"])
+
+
+class Pruner(Part):
+    """conf/pruner."""
+
+    n_startup_trials: Annotated[int, Field(ge=0)] = Field(5, examples=[5])
+    n_warmup_steps: Annotated[int, Field(ge=0)] = Field(0, examples=[0])
+    percentile: Annotated[float, Field(ge=0, le=100)] = Field(25.0, examples=[25.0])
+    min_resource: Count = Field(1, examples=[1])
+    max_resource: Count = Field(30, examples=[30])
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(4, examples=[4])
+    min_early_stopping_rate: Annotated[int, Field(ge=0)] = Field(0, examples=[0])
+    patience: Annotated[int, Field(ge=0)] = Field(3, examples=[3])
+    min_delta: NonNegative = Field(0.0, examples=[0.0])
+
+
+class Search(Part):
+    """What a -m reads."""
+
+    sweep: Sweep
+    pruner: Pruner

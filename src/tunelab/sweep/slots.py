@@ -1,0 +1,227 @@
+"""The places in which trials run: a worker process each, started anew when it dies. No torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tunelab.errors import RunFailed
+from tunelab.sweep.worker import PRELOADED, STOP, Call, Ended, Job, Report, main
+
+MOST_STARTS = 5
+"""How often in a row a worker may die before it is ready."""
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Died:
+    """The end of a worker's process in the middle of a job.
+
+    Args:
+        why: In words.
+    """
+
+    why: str
+
+
+@dataclass(frozen=True)
+class TimedOut:
+    """A trial that took longer than it may."""
+
+
+class Slot:
+    """A place for a trial.
+
+    Args:
+        number: Its place among them.
+        log: Where its worker writes what belongs to no trial.
+    """
+
+    def __init__(self, number: int, log: Path) -> None:
+        self.number, self._log = number, log
+        self.connection: Connection | None = None
+        self._process: ForkServerProcess | None = None
+        self.is_ready = self.is_busy = False
+        self.until: float | None = None  # by time.monotonic, when what it does must be over
+        self.start()
+
+    def start(self) -> None:
+        """Starts its worker, which says when it is ready."""
+        ours, theirs = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(target=main, args=(theirs, self.number, self._log))
+        with _no_main_module():
+            self._process.start()
+        theirs.close()
+        self.connection = ours
+        self.is_ready = self.is_busy = False
+
+    def ask(self, what: Job | Call, seconds: float | None = None) -> None:
+        """Gives its worker something to do.
+
+        Args:
+            what: A trial to run or a function to call.
+            seconds: How long it may take.
+        """
+        assert self.connection is not None
+        self.is_busy = True
+        self.until = None if seconds is None else time.monotonic() + seconds
+        with suppress(BrokenPipeError, ConnectionResetError):  # its death is noticed when it is listened to
+            self.connection.send(what)
+
+    def answer(self, hopeless: bool) -> None:
+        """Answers a report."""
+        assert self.connection is not None
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(hopeless)
+
+    def stop(self) -> None:
+        """Tells its trial to save and end at its next step."""
+        assert self.connection is not None
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(STOP)
+
+    def hear(self) -> Report | Ended | Died | str:
+        """What its worker has said, or that it says nothing any more."""
+        assert self.connection is not None
+        try:
+            said: Report | Ended | str = self.connection.recv()
+        except (EOFError, OSError):
+            return Died(self._why_it_died())
+        if isinstance(said, Ended):
+            self.is_busy, self.until = False, None
+        elif isinstance(said, str):
+            self.is_ready = True
+        return said
+
+    def _why_it_died(self) -> str:
+        assert self._process is not None
+        self._process.join(5)
+        code = self._process.exitcode
+        self.kill()
+        if code is None:
+            return "its process closed its connection"
+        if code >= 0:
+            return f"its process ended by itself with exit code {code}"
+        name = signal.Signals(-code).name
+        also = ": the machine may have been out of memory" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{also}"
+
+    def kill(self) -> None:
+        """Ends its worker, and what that has started, at once."""
+        assert self._process is not None
+        assert self.connection is not None
+        if self._process.pid is not None and self._process.is_alive():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
+        self._process.join()
+        self.connection.close()
+        self.is_ready = self.is_busy = False
+
+
+class Slots:
+    """The places of a sweep. As a context it ends their processes.
+
+    Args:
+        count: How many trials run at once.
+        log: Where the workers write what belongs to no trial.
+    """
+
+    def __init__(self, count: int, log: Path) -> None:
+        CONTEXT.set_forkserver_preload([PRELOADED])
+        self._log, self._failed_starts = log, 0
+        self._all = [Slot(number, log) for number in range(count)]
+
+    def __enter__(self) -> Slots:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for slot in self._all:
+            slot.kill()
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._all)
+
+    @property
+    def idle(self) -> list[Slot]:
+        """Those that wait for something to do."""
+        return [slot for slot in self._all if slot.is_ready and not slot.is_busy]
+
+    @property
+    def busy(self) -> list[Slot]:
+        """Those that do something."""
+        return [slot for slot in self._all if slot.is_busy]
+
+    def events(self, seconds: float) -> Iterator[tuple[Slot, Report | Ended | Died | TimedOut]]:
+        """What has happened, after waiting for it; a worker that died or took too long is started anew.
+
+        Args:
+            seconds: How long to wait at most.
+        """
+        by_connection = {slot.connection: slot for slot in self._all}
+        for connection in wait(list(by_connection), seconds):  # type: ignore[arg-type]
+            slot = by_connection[connection]  # type: ignore[index]
+            begun = slot.is_ready
+            said = slot.hear()
+            if isinstance(said, Died):
+                self._failed_starts = 0 if begun else self._failed_starts + 1
+                if self._failed_starts > MOST_STARTS:
+                    raise RunFailed(f"No worker can be started: {said.why}. What it said is in {self._log}.")
+                yield slot, said
+                slot.start()
+            elif not isinstance(said, str):
+                yield slot, said
+        for slot in self.busy:
+            if slot.until is not None and time.monotonic() > slot.until:
+                slot.kill()
+                yield slot, TimedOut()
+                slot.start()
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Calls a function of tunelab.sweep.trial in a worker and waits for what it gives.
+
+        Raises:
+            RunFailed: If it fails, with the reason.
+        """
+        while not self.idle:
+            for _ in self.events(1.0):
+                pass
+        self.idle[0].ask(Call(name, arguments))
+        while True:
+            for _, said in self.events(1.0):
+                if isinstance(said, Ended) and said.how == "done":
+                    return said.said
+                raise RunFailed(getattr(said, "why", None) or str(getattr(said, "said", said)))
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keeps a new process from running the user's script once more: what it needs is in tunelab."""
+    module = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: vars(module).pop(name) for name in ("__file__", "__spec__") if name in vars(module)}
+    module.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(module).update(hidden)
+
+
+def begin_loading() -> None:
+    """Starts the process that the workers are forked from, which takes seconds to import what they need."""
+    CONTEXT.set_forkserver_preload([PRELOADED])
+    forkserver.ensure_running()
