@@ -17,11 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tunelab.errors import RunFailed
+from tunelab.errors import RunFailed, as_typed
 from tunelab.sweep.worker import PRELOADED, STOP, Call, Ended, Job, Report, main
 
 MOST_STARTS = 5
 """How often in a row a worker may die before it is ready."""
+
+OF_THE_TERMINAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a terminal, or `timeout`, sends to all the processes of a command."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -35,6 +38,10 @@ class Died:
     """
 
     why: str
+
+
+class NotStarted(Exception):  # noqa: N818  # it is tried again
+    """A worker that could not be started; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,21 @@ class Slot:
         self._process: ForkServerProcess | None = None
         self.is_ready = self.is_busy = False
         self.until: float | None = None  # by time.monotonic, when what it does must be over
-        self.start()
 
     def start(self) -> None:
         """Starts its worker, which says when it is ready."""
         ours, theirs = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=main, args=(theirs, self.number, self._log))
-        with _no_main_module():
-            self._process.start()
-        theirs.close()
-        self.connection = ours
+        process = CONTEXT.Process(target=main, args=(theirs, self.number, self._log))
+        try:
+            begin_loading()
+            with _no_main_module():
+                process.start()
+        except (EOFError, OSError) as error:  # the server has ended; the next worker starts another
+            ours.close()
+            raise NotStarted(f"the process that starts it ended ({type(error).__name__})") from None
+        finally:
+            theirs.close()
+        self._process, self.connection = process, ours
         self.is_ready = self.is_busy = False
 
     def ask(self, what: Job | Call, seconds: float | None = None) -> None:
@@ -133,7 +145,7 @@ class Slot:
 
 
 class Slots:
-    """The places of a sweep. As a context it ends their processes.
+    """The places of a sweep, which have no process before they are started. As a context it ends their processes.
 
     Args:
         count: How many trials run at once.
@@ -141,9 +153,8 @@ class Slots:
     """
 
     def __init__(self, count: int, log: Path) -> None:
-        CONTEXT.set_forkserver_preload([PRELOADED])
-        self._log, self._failed_starts = log, 0
-        self._all = [Slot(number, log) for number in range(count)]
+        self._count, self._log, self._failed_starts = count, log, 0
+        self._all: list[Slot] = []
 
     def __enter__(self) -> Slots:
         return self
@@ -156,6 +167,31 @@ class Slots:
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._all)
+
+    def start(self) -> None:
+        """Starts the workers, if there are none yet, which takes the seconds of their imports."""
+        while len(self._all) < self._count:
+            slot = Slot(len(self._all), self._log)
+            self._start(slot)
+            self._all.append(slot)
+
+    def _start(self, slot: Slot) -> None:
+        while True:
+            try:
+                slot.start()
+                return
+            except NotStarted as error:
+                self._failed(str(error))
+
+    def _failed(self, why: str) -> None:
+        """Counts a worker that ended before it was ready.
+
+        Raises:
+            RunFailed: If none is ever ready.
+        """
+        self._failed_starts += 1
+        if self._failed_starts > MOST_STARTS:
+            raise RunFailed(f"No worker can be started: {why}. What it said is in {as_typed(self._log.resolve())}.")
 
     @property
     def idle(self) -> list[Slot]:
@@ -173,24 +209,25 @@ class Slots:
         Args:
             seconds: How long to wait at most.
         """
-        by_connection = {slot.connection: slot for slot in self._all}
-        for connection in wait(list(by_connection), seconds):  # type: ignore[arg-type]
+        by_connection = {s.connection: s for s in self._all if s.connection is not None and not s.connection.closed}
+        for connection in wait(list(by_connection), seconds):
             slot = by_connection[connection]  # type: ignore[index]
             begun = slot.is_ready
             said = slot.hear()
             if isinstance(said, Died):
-                self._failed_starts = 0 if begun else self._failed_starts + 1
-                if self._failed_starts > MOST_STARTS:
-                    raise RunFailed(f"No worker can be started: {said.why}. What it said is in {self._log}.")
+                if begun:
+                    self._failed_starts = 0
+                else:
+                    self._failed(said.why)
                 yield slot, said
-                slot.start()
+                self._start(slot)
             elif not isinstance(said, str):
                 yield slot, said
         for slot in self.busy:
             if slot.until is not None and time.monotonic() > slot.until:
                 slot.kill()
                 yield slot, TimedOut()
-                slot.start()
+                self._start(slot)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Calls a function of tunelab.sweep.trial in a worker and waits for what it gives.
@@ -198,6 +235,7 @@ class Slots:
         Raises:
             RunFailed: If it fails, with the reason.
         """
+        self.start()
         while not self.idle:
             for _ in self.events(1.0):
                 pass
@@ -224,4 +262,16 @@ def _no_main_module() -> Iterator[None]:
 def begin_loading() -> None:
     """Starts the process that the workers are forked from, which takes seconds to import what they need."""
     CONTEXT.set_forkserver_preload([PRELOADED])
-    forkserver.ensure_running()
+    with _deaf():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What starts meanwhile hears no signal of the terminal, which are for the sweep; a program inherits that."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in OF_THE_TERMINAL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
