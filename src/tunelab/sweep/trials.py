@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,14 +16,21 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from tunelab.sweep.journal import locked
 from tunelab.sweep.samplers import Grid, point
 from tunelab.sweep.space import Knob, Space, Value
 
 OWNER = "owner"
-"""Of a trial's attributes: which process runs it, by the name of a file that this process keeps locked."""
+"""Of a trial's inner attributes: which process runs it, by the name of a file that this process keeps locked."""
 
 RETRY = "retry_of"
 """Of a trial's attributes: the number of the failed one whose values it has."""
+
+GIVEN = "fixed_params"
+"""Of a trial's inner attributes, by Optuna: the values that it was put into the queue with."""
+
+LASTING = ("diverged", "outside")
+"""The kinds of failure that would be the same another time."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +62,25 @@ class Owner:
         self.folder.mkdir(exist_ok=True)
         self.name = uuid.uuid4().hex
         self._file: TextIO = (self.folder / self.name).open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        with suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def is_alive(self, name: str | None) -> bool:
-        """Whether a process still runs.
+        """Whether a process still runs. Where files cannot be locked a study is one process's at a time.
 
         Args:
             name: Its name; None for one that was gone before it could say it.
         """
-        if name == self.name:
-            return True
-        if name is None:
-            return False
+        if name == self.name or name is None:
+            return name is not None
         path = self.folder / name
         try:
-            with path.open() as file:
+            with path.open("r+") as file:  # over a network an exclusive lock is for writers only
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
         path.unlink(missing_ok=True)
         return False
 
@@ -85,19 +92,13 @@ class Owner:
             self.folder.rmdir()  # the last one
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> AbstractContextManager[int]:
     """Keeps the other processes on a study from choosing a trial meanwhile.
 
     Args:
         folder: Of the sweep.
     """
-    file = os.open(folder / ".choosing", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
+    return locked(folder / ".choosing", os.O_CREAT)
 
 
 class Trials:
@@ -138,48 +139,75 @@ class Trials:
         with alone(self._folder):
             trials = self.all()
             for trial in trials:
-                if trial.state == TrialState.WAITING or (
-                    trial.state == TrialState.RUNNING and not self.owner.is_alive(trial.user_attrs.get(OWNER))
-                ):
-                    return self._take_up(trial)
+                if not trial.state.is_finished() and self._is_left(trial) and (claim := self._take_up(trial, trials)):
+                    return claim
             retried = {trial.user_attrs.get(RETRY) for trial in trials}
             if sum(trial.number not in retried for trial in trials) >= self.most:
                 return None
             return self._new(trials)
 
-    def _take_up(self, trial: FrozenTrial) -> Claim:
-        if trial.state == TrialState.RUNNING:
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-        self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-        self._storage.set_trial_user_attr(trial._trial_id, OWNER, self.owner.name)
-        return self._claim(trial, taken_up=True)
+    def _is_left(self, trial: FrozenTrial) -> bool:
+        """Whether nobody runs a trial that has not ended."""
+        return trial.state == TrialState.WAITING or not self.owner.is_alive(trial.system_attrs.get(OWNER))
+
+    def _take_up(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> Claim | None:
+        """Makes a trial ours that waits or was left; None if it was given values that the search does not have."""
+        if trial.state == TrialState.WAITING:
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        self._own(trial._trial_id)
+        values = trial.params
+        options = {knob.key: values[knob.key] for knob in self.space.groups if knob.key in values}
+        if len(options) < len(self.space.groups) or self._active(options) - values.keys():
+            given = {**trial.system_attrs.get(GIVEN, {}), **values}
+            if not self._has(given):
+                typed = " ".join(f"{key}={value}" for key, value in given.items())
+                claim = Claim(trial.number, trial._trial_id, values)
+                self.end(claim, TrialState.FAIL, kind="outside", cause=f"this search does not have {typed}")
+                return None
+            if self._combinations is not None:
+                whole = self._untaken(trials, given) or self._fitting(given)[0]
+                self._storage.set_trial_system_attr(trial._trial_id, GIVEN, whole)
+            values = self._suggested(Trial(self.study, trial._trial_id))
+        return Claim(trial.number, trial._trial_id, values, taken_up=True)
+
+    def _has(self, given: Mapping[str, Value]) -> bool:
+        """Whether there are trials with these values."""
+        if self._combinations is not None:
+            return bool(self._fitting(given))
+        return all(
+            any(knob.key == key and _holds(knob, value) for knob in self.space.knobs) for key, value in given.items()
+        )
+
+    def _fitting(self, given: Mapping[str, Value]) -> list[dict[str, Value]]:
+        """The combinations of a grid with these values."""
+        return [combination for combination in self._combinations or () if given.items() <= combination.items()]
+
+    def _untaken(self, trials: Sequence[FrozenTrial], given: Mapping[str, Value]) -> dict[str, Value] | None:
+        """The first of them that no trial has."""
+        taken = {point(trial.params) for trial in trials}
+        return next((c for c in self._fitting(given) if point(c) not in taken), None)
 
     def _new(self, trials: Sequence[FrozenTrial]) -> Claim | None:
-        values: Mapping[str, Value] | None = self._first if not trials else None
+        values = self._first if not trials else None
         if self._combinations is not None:
-            taken = {point(trial.params) for trial in trials}
-            values = next((c for c in self._combinations if point(c) not in taken), None)
+            values = self._untaken(trials, {})
             if values is None:
                 return None
         if values is None:
             trial = self.study.ask()
-            self._storage.set_trial_user_attr(trial._trial_id, OWNER, self.owner.name)
+            self._own(trial._trial_id)
             return Claim(trial.number, trial._trial_id, self._suggested(trial))
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=dict(values),
             distributions={key: self.space[key].distribution for key in values},
-            user_attrs={OWNER: self.owner.name},
+            system_attrs={OWNER: self.owner.name},
         )
         trial_id = self._storage.create_new_trial(self.study._study_id, template)
         return Claim(self._storage.get_trial(trial_id).number, trial_id, dict(values))
 
-    def _claim(self, trial: FrozenTrial, *, taken_up: bool) -> Claim:
-        options = {knob.key: trial.params[knob.key] for knob in self.space.groups if knob.key in trial.params}
-        values = dict(trial.params)
-        if len(options) < len(self.space.groups) or self._active(options) - values.keys():
-            values = self._suggested(Trial(self.study, trial._trial_id))  # whose process ended while it was sampled
-        return Claim(trial.number, trial._trial_id, values, taken_up)
+    def _own(self, trial_id: int) -> None:
+        self._storage.set_trial_system_attr(trial_id, OWNER, self.owner.name)
 
     def _suggested(self, trial: Trial) -> dict[str, Value]:
         """A value for each knob that has an effect; those that a trial has already stay."""
@@ -198,6 +226,9 @@ class Trials:
         if epoch not in trial.intermediate_values:
             self._storage.set_trial_intermediate_value(claim.trial_id, epoch, value)
             trial = self._storage.get_trial(claim.trial_id)
+        if trial.last_step != epoch:  # it is trained again from an earlier one, and judged as the first time
+            trial = copy(trial)
+            trial.intermediate_values = {e: v for e, v in trial.intermediate_values.items() if e <= epoch}
         return self.study.pruner.prune(self.study, trial)
 
     def end(self, claim: Claim, state: TrialState, value: float | None = None, **said: Any) -> None:
@@ -233,7 +264,7 @@ class Trials:
                 for trial in trials
                 if trial.state == TrialState.FAIL
                 and trial.number not in retried
-                and trial.user_attrs.get("kind") != "diverged"
+                and trial.user_attrs.get("kind") not in LASTING
             ]
             for trial in again:
                 self.study.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
@@ -248,3 +279,10 @@ def _suggest(trial: Trial, knob: Knob) -> Value:
         return trial.suggest_int(knob.key, d.low, d.high, step=d.step, log=d.log)
     assert isinstance(d, FloatDistribution)
     return trial.suggest_float(knob.key, d.low, d.high, step=d.step, log=d.log)
+
+
+def _holds(knob: Knob, value: Value) -> bool:
+    try:
+        return knob.distribution._contains(knob.distribution.to_internal_repr(value))
+    except (TypeError, ValueError):
+        return False
