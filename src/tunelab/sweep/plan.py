@@ -19,10 +19,10 @@ from tunelab import catalogue
 from tunelab.config import OF_A_SEARCH, plain
 from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import unwritable
-from tunelab.sweep.journal import Journal
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.samplers import Keyed
 from tunelab.sweep.space import Space, identity, read_space
+from tunelab.sweep.storage import open_storage
 from tunelab.sweep.trials import alone
 
 Direction = Literal["minimize", "maximize"]
@@ -145,10 +145,7 @@ def open_study(plan: Plan, direction: Direction | None) -> optuna.Study | None:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    url = plan.dials["storage"]
-    storage: Any = url
-    if url is None:
-        storage = optuna.storages.JournalStorage(Journal(plan.folder / "study.journal"))
+    storage = open_storage(plan.dials["storage"], plan.folder)
     build: dict[str, Any] = {"_execution_whitelist_": WHITELIST, "_convert_": "all"}
     sampler, pruner = instantiate(plan.sampler, **build), instantiate(plan.pruner, **build)
     if isinstance(sampler, Keyed):
