@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
+from optuna.exceptions import OptunaError
 from optuna.trial import TrialState
 
 from tunelab import checkout
-from tunelab.errors import ConfigError, RunFailed
+from tunelab.errors import ConfigError, RunFailed, exit_code
 from tunelab.job import COMMAND_VARIABLE
+from tunelab.sweep.left import is_begun, last_lines, result
 from tunelab.sweep.plan import Direction, Plan, make_folder, open_study, plan
 from tunelab.sweep.results import conclude
 from tunelab.sweep.screen import Screen
@@ -35,6 +36,8 @@ SAME_FAILURES = 3
 ATTEMPTS = 3
 """How often a trial whose process dies is taken up again without having come further."""
 
+log = logging.getLogger("tunelab")
+
 
 def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> None:
     """Searches, shows what it found, and ends the process if that is nothing.
@@ -45,32 +48,38 @@ def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> No
         loader: Hydra's config loader.
 
     Raises:
-        SystemExit: With 1 if there was a mistake or every trial failed, 130 or 143 if it was told to end.
+        SystemExit: With 1 if there was a mistake or every trial failed; with 128 and the number of the signal if it was
+            told to end.
     """
+    command = os.environ.get(COMMAND_VARIABLE, "")
     try:
         planned = plan(arguments, master, loader)
         make_folder(planned.folder)
-        begin_loading()
-        Search(planned).run()
+        Search(planned, command).run()
     except (ConfigError, RunFailed) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # the terminal may be gone
+            print(f"Interrupted. To go on: {command}", file=sys.stderr)
+        sys.exit(stop.args[0] if stop.args else exit_code(stop))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Running:
-    """A trial in a slot.
+    """A trial in a slot, or about to be.
 
     Args:
         claim: The trial.
-        job: What its worker was asked.
+        job: What its worker is asked.
         attempts: How often since it last came further.
+        reached: When its last checkpoint was written.
     """
 
     claim: Claim
     job: Job
     attempts: int = 1
-    reached: float = 0.0  # when its last checkpoint was written
+    reached: float = 0.0
 
 
 class Search:
@@ -78,165 +87,223 @@ class Search:
 
     Args:
         planned: What it shall do.
+        command: What was typed.
     """
 
-    def __init__(self, planned: Plan) -> None:
-        self.plan = planned
+    def __init__(self, planned: Plan, command: str) -> None:
+        self.plan, self.command = planned, command
         self.running: dict[Slot, Running] = {}
-        self.failures: list[str] = []  # of the first trials, as long as there is nothing else
+        self.waiting: list[Running] = []  # for a slot
         self.signals: list[int] = []
-        self._again: list[Slot] = []  # whose trial is to be taken up by a new worker
+        self.same: list[str] = []  # the causes of the first trials, as long as all have failed in the same way
+        self.mistaken = ""  # a mistake that every trial would make
+        self._until: float | None = None
         checkout.look()
 
     def run(self) -> None:
         """Searches, and says what was found."""
         dials, folder = self.plan.dials, self.plan.folder
-        study = open_study(self.plan, None)
-        with Slots(dials["n_jobs"], folder / "workers.log") as slots:
-            if study is None:
-                study = open_study(self.plan, self._direction(slots))
-                assert study is not None
+        with Slots(dials["n_jobs"], folder / "workers.log") as slots, _study_in_words(self.command):
+            study = open_study(self.plan, None) or open_study(self.plan, self._direction(slots))
+            assert study is not None
             first = self.plan.recipes.own_values() if dials["baseline"] and not self.plan.is_grid else None
             self.trials = Trials(study, self.plan.space, self.plan.recipes.active, folder, dials["n_trials"], first)
-            self.trials.try_again()
-            with self._signals(), Screen(self.plan, self.trials) as self.screen:
-                self._until = None if dials["timeout"] is None else time.monotonic() + dials["timeout"]
-                self._loop(slots)
-            self.trials.owner.close()
-            if self.signals:
-                sys.exit(128 + self.signals[0])
-            conclude(self.plan, self.trials, slots)
+            self.is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.trials.all())
+            try:
+                self.trials.try_again()
+                with Screen(self.plan, self.trials) as self.screen:
+                    self._search(slots)
+            finally:
+                self._give_back()
+                self.trials.owner.close()
+            self._end(slots)
 
     def _direction(self, slots: Slots) -> Direction:
         recipe = self.plan.recipes.unchanged()
         if recipe.objective_direction:
             given: Direction = recipe.objective_direction
             return given
-        own = self.plan.recipes.recipe({})
-        found: Direction = slots.call("direction_of", own.values)
+        begin_loading()
+        found: Direction = slots.call("direction_of", self.plan.recipes.recipe({}).values)
         return found
 
+    def _search(self, slots: Slots) -> None:
+        """Starts the workers if there is something to do, and does it."""
+        seconds = self.plan.dials["timeout"]
+        self._until = None if seconds is None else time.monotonic() + seconds
+        if (first := self._next()) is None:
+            return
+        self.waiting.append(first)
+        slots.start()
+        with self._noting_signals():
+            try:
+                self._loop(slots)
+            except Exception:
+                self._let_save(slots)
+                raise
+
     def _loop(self, slots: Slots) -> None:
-        more = True
+        told = False
         while True:
-            for slot in [slot for slot in self._again if slot in slots.idle]:
-                self._again.remove(slot)
-                if self.signals:
-                    self.trials.give_back(self.running.pop(slot).claim)
-                else:
-                    slot.ask(self.running[slot].job, self.plan.dials["trial_timeout"])
-            for slot in slots.idle if more and not self._ends() else []:
-                claim = self.trials.next()
-                if claim is None:
-                    more = False
+            if self.signals and not told:
+                told = True
+                log.info("The trials save and end at their next step. Ctrl-C again ends at once.")
+                for slot in self.running:
+                    slot.stop()
+            for slot in slots.idle:
+                running = self._next()
+                if running is None:
                     break
-                self._begin(slot, claim)
-            if not self.running and (not more or self._ends()):
+                self.running[slot] = running
+                slot.ask(running.job, self.plan.dials["trial_timeout"])
+                self.screen.began(running.claim)
+            if not self.running and (self._ends() or (slots.idle and not self.waiting)):
                 return
             for slot, said in slots.events(0.2):
                 self._hear(slot, said)
             self.screen.refresh()
-            if len(self.signals) > 1:  # at once: what runs waits for the next time
-                for running in self.running.values():
-                    self.trials.give_back(running.claim)
-                slots.__exit__(None, None, None)
-                os._exit(128 + self.signals[-1])
 
     def _ends(self) -> bool:
         """Whether no trial is to begin any more."""
         late = self._until is not None and time.monotonic() > self._until
-        same = len(self.failures) >= SAME_FAILURES and len(set(self.failures)) == 1
-        return bool(self.signals) or late or same
+        return bool(self.signals) or late or bool(self.mistaken)
 
-    def _begin(self, slot: Slot, claim: Claim) -> None:
-        folder = (self.plan.folder / str(claim.number)).resolve()
-        try:
-            recipe = self.plan.recipes.recipe(claim.values)
-        except ConfigError as error:
-            self._failed(claim, "refused", str(error))
-            return
-        start = {
-            "command": os.environ.get(COMMAND_VARIABLE, ""),
-            "overrides": recipe.overrides,
-            "choices": recipe.choices,
-            "checkout": checkout.seen(),
-        }
-        there = folder.exists()
-        if there and (result := _result(folder, recipe.overrides)):
-            self._done(claim, result)
-            return
-        folder.mkdir(exist_ok=True)
-        job = Job(folder, recipe.values, start, goes_on=there)
-        self.running[slot] = Running(claim, job)
-        slot.ask(job, self.plan.dials["trial_timeout"])
-        self.screen.began(claim)
+    def _next(self) -> Running | None:
+        """The next trial to run; those that end without being run are written down on the way."""
+        if self._ends():
+            return None
+        if self.waiting:
+            return self.waiting.pop(0)
+        while not self._ends() and (claim := self.trials.next()) is not None:
+            folder = (self.plan.folder / str(claim.number)).resolve()
+            try:
+                recipe = self.plan.recipes.recipe(claim.values)
+            except ConfigError as error:
+                self._failed(claim, "refused", str(error))
+                continue
+            try:
+                begun = is_begun(folder, recipe.overrides)
+            except ConfigError:
+                self.trials.give_back(claim)
+                raise
+            if begun and (found := result(folder)):
+                self._ended(claim, found)
+                continue
+            folder.mkdir(exist_ok=True)
+            start = {
+                "command": self.command,
+                "overrides": recipe.overrides,
+                "choices": recipe.choices,
+                "checkout": checkout.seen(),
+            }
+            return Running(claim, Job(folder, recipe.values, start, goes_on=begun))
+        return None
 
     def _hear(self, slot: Slot, said: Report | Ended | Died | TimedOut) -> None:
         running = self.running.get(slot)
-        if running is None:
+        if running is None:  # an idle worker's end
             return
         claim = running.claim
         if isinstance(said, Report):
-            hopeless = self.trials.report(claim, said.epoch, said.value)
-            slot.answer(hopeless)
+            slot.answer(self.trials.report(claim, said.epoch, said.value))
             self.screen.reported(claim, said.epoch, said.value)
-        elif isinstance(said, Ended):
-            del self.running[slot]
-            if said.how == "done":
-                self._done(claim, said.said)
-            elif said.how == "interrupted":
-                self.trials.give_back(claim)
-            else:
-                self._failed(claim, said.how, said.said)
-        elif isinstance(said, TimedOut):
-            del self.running[slot]
-            self._failed(claim, "failed", f"it took longer than sweep.trial_timeout={self.plan.dials['trial_timeout']}")
-        else:
-            self._died(slot, running, said.why)
-
-    def _died(self, slot: Slot, running: Running, why: str) -> None:
-        """Takes a trial up again whose process died, in the same place, unless it dies again and again."""
+            return
         del self.running[slot]
+        if isinstance(said, TimedOut):
+            seconds = self.plan.dials["trial_timeout"]
+            self._failed(claim, "failed", f"It took longer than sweep.trial_timeout={seconds}.")
+        elif isinstance(said, Died):
+            self._died(running, said.why)
+        elif said.how == "done":
+            self._ended(claim, said.said)
+        elif said.how == "interrupted":
+            self.trials.give_back(claim)
+        else:
+            self._failed(claim, said.how, said.said)
+
+    def _died(self, running: Running, why: str) -> None:
+        """Takes a trial up again whose process died, unless it dies again and again."""
         last = running.job.folder / "checkpoints" / "last.ckpt"
         reached = last.stat().st_mtime if last.is_file() else 0.0
         attempts = 1 if reached > running.reached else running.attempts + 1
         if attempts > ATTEMPTS:
             self._failed(running.claim, "failed", f"{why}, {ATTEMPTS} times")
-        elif self._ends():
-            self.trials.give_back(running.claim)
         else:
-            job = Job(running.job.folder, running.job.recipe, running.job.start, goes_on=True)
-            self.running[slot] = Running(running.claim, job, attempts, reached)
-            self._again.append(slot)  # as soon as it has a new worker
+            self.waiting.insert(0, Running(running.claim, replace(running.job, goes_on=True), attempts, reached))
 
-    def _done(self, claim: Claim, result: dict[str, Any]) -> None:
-        best, epoch = result["objective"]["best"], result["objective"]["epoch"]
-        said = {"epoch": epoch, "epochs": result["epochs"], "seconds": result["seconds"]}
-        if result["status"] == "pruned":
+    def _ended(self, claim: Claim, found: dict[str, Any]) -> None:
+        """Writes down a trial that has left a result."""
+        best = found["objective"]["best"]
+        said = {"epoch": found["objective"]["epoch"], "epochs": found["epochs"], "seconds": found["seconds"]}
+        if found["status"] == "diverged":
+            self._failed(claim, "diverged", found["message"], **said)
+        elif found["status"] == "pruned":
             self.trials.end(claim, TrialState.PRUNED, **said)
+            self.is_first = False
+            self.screen.ended(claim, "pruned", best)
         elif best is None:
-            self._failed(claim, "diverged", f"{self.plan.objective} was NaN or Inf in every epoch", **said)
-            return
+            self._failed(claim, "diverged", f"{self.plan.objective} was NaN or Inf in every epoch.", **said)
         else:
             self.trials.end(claim, TrialState.COMPLETE, float(best), **said)
-        self.failures = [""]
-        self.screen.ended(claim, result["status"], best)
+            self.is_first = False
+            self.screen.ended(claim, "finished", best)
 
     def _failed(self, claim: Claim, kind: str, cause: str, **said: Any) -> None:
-        tail = _last_lines(self.plan.folder / str(claim.number) / "train.log")
+        tail = last_lines(self.plan.folder / str(claim.number) / "train.log")
         self.trials.end(claim, TrialState.FAIL, kind=kind, cause=cause, log=tail, **said)
-        if self.failures != [""]:
-            self.failures.append(re.sub(r"[\d.e+-]+", "#", cause))
         self.screen.ended(claim, "failed", None, cause)
+        if not self.is_first:
+            return
+        if not self.same and cause.startswith("`objective`"):
+            self.mistaken = cause
+        self.is_first = kind != "diverged"  # which says something of its values
+        self.same.append(re.sub(r"\d[\d.e+-]*", "#", cause))
+        if len(self.same) == SAME_FAILURES and len(set(self.same)) == 1:
+            self.mistaken = f"The first {SAME_FAILURES} trials failed in the same way:\n{cause}"
+
+    def _give_back(self) -> None:
+        """Lets the trials wait that have not ended; where that cannot be written, their owner's end says it."""
+        for running in [*self.running.values(), *self.waiting]:
+            with suppress(OSError, OptunaError):
+                self.trials.give_back(running.claim)
+
+    def _let_save(self, slots: Slots) -> None:
+        """Lets the trials that run save and end, of which the study is not told."""
+        left = dict(self.running)
+        for slot in left:
+            slot.stop()
+        with suppress(RunFailed):
+            while left:
+                for slot, said in slots.events(0.2):
+                    if isinstance(said, Report):
+                        slot.answer(False)
+                    else:
+                        left.pop(slot, None)
+
+    def _end(self, slots: Slots) -> None:
+        """Says what was found, or why the search ends without it."""
+        if self.signals:
+            raise KeyboardInterrupt(128 + self.signals[0])
+        if self.mistaken:
+            raise RunFailed(f"{self.mistaken}\nWhat has failed is tried again by the same command: {self.command}")
+        others = sum(trial.state == TrialState.RUNNING for trial in self.trials.all())
+        if others:
+            trials = "A trial is" if others == 1 else f"{others} trials are"
+            print(f"{trials} still run by another process, which says at its end what was found.")
+            return
+        conclude(self.plan, self.trials, slots)
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _noting_signals(self) -> Iterator[None]:
+        """Takes note of the first signal, for the loop to see; the second ends at once."""
+
         def note(signum: int, frame: FrameType | None) -> None:
             self.signals.append(signum)
-            for slot in self.running if len(self.signals) == 1 else ():
-                slot.stop()
+            if len(self.signals) > 1:
+                raise KeyboardInterrupt(128 + signum)
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {n: signal.signal(n, note) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
         try:
             yield
         finally:
@@ -244,19 +311,13 @@ class Search:
                 signal.signal(number, handler)
 
 
-def _result(folder: Path, overrides: list[str]) -> dict[str, Any] | None:
-    """What a trial's folder says that it ended with, if it is that of this trial and it ended well."""
+@contextmanager
+def _study_in_words(command: str) -> Iterator[None]:
+    """Says that the study cannot be read or written any more, such as on a full disk, without a traceback."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    ended = result.get("status") in ("finished", "pruned") and record.get("overrides") == overrides
-    return dict(result) if ended else None
-
-
-def _last_lines(path: Path, count: int = 20) -> str:
-    try:
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
-    except OSError:
-        return ""
+        yield
+    except (OSError, OptunaError) as error:
+        raise RunFailed(
+            f"The study can no longer be written: {error}. What runs has been saved; when there is room again, "
+            f"go on by the same command: {command}"
+        ) from error

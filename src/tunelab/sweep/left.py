@@ -1,0 +1,58 @@
+"""What an earlier part of a trial left in its folder. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tunelab.errors import ConfigError, as_typed
+from tunelab.folder import RunFolder
+
+OF_A_BEGINNING = {"train.log", "config.yaml", ".lock", ".config.yaml.aside", ".run.json.aside"}
+"""What a trial may have written before its run.json, by which its folder is known to be its own."""
+
+
+def is_begun(folder: Path, overrides: list[str]) -> bool:
+    """Whether a trial's folder holds a part of it.
+
+    Args:
+        folder: By its name that of the trial.
+        overrides: What composes the trial's recipe.
+
+    Raises:
+        ConfigError: If it holds something else, which would be written over.
+    """
+    if not folder.exists():
+        return False
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    if "run.json" in names:
+        there = RunFolder(folder).record["overrides"]
+        if sorted(there) == sorted(overrides):
+            return True
+        held = f"the run of {' '.join(sorted(set(there) - set(overrides))) or 'other overrides'}"
+    elif folder.is_dir() and set(names) <= OF_A_BEGINNING:
+        return bool(names)
+    else:
+        held = f"the file {next(name for name in names if name not in OF_A_BEGINNING)}"
+    raise ConfigError(
+        f"`{as_typed(folder)}` must be free for trial {folder.name}, got {held}, of which the study knows nothing. "
+        "Move it away, put back the study's file if it was lost, or choose another name=…"
+    )
+
+
+def result(folder: Path) -> dict[str, Any] | None:
+    """What a trial ended with whose process was killed before the study knew it; None if it has not ended."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if found.get("status") in ("finished", "pruned", "diverged") else None
+
+
+def last_lines(path: Path, count: int = 20) -> str:
+    """The end of a log; empty if there is none."""
+    try:
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+    except OSError:
+        return ""
