@@ -24,7 +24,7 @@ from tunelab.errors import ConfigError, RunFailed, exit_code
 from tunelab.job import COMMAND_VARIABLE
 from tunelab.sweep.left import is_begun, last_lines, result
 from tunelab.sweep.plan import Direction, Plan, make_folder, open_study, plan
-from tunelab.sweep.results import conclude
+from tunelab.sweep.results import Results, conclude
 from tunelab.sweep.screen import Screen
 from tunelab.sweep.slots import Died, Slot, Slots, TimedOut, begin_loading
 from tunelab.sweep.trials import Claim, Trials
@@ -110,8 +110,9 @@ class Search:
             self.trials = Trials(study, self.plan.space, self.plan.recipes.active, folder, dials["n_trials"], first)
             self.is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.trials.all())
             try:
-                self.trials.try_again()
-                with Screen(self.plan, self.trials) as self.screen:
+                again = self.trials.try_again()
+                self.results = Results(self.plan, self.trials)
+                with Screen(self.plan, self.trials, again) as self.screen:
                     self._search(slots)
             finally:
                 self._give_back()
@@ -156,12 +157,13 @@ class Search:
                     break
                 self.running[slot] = running
                 slot.ask(running.job, self.plan.dials["trial_timeout"])
-                self.screen.began(running.claim)
+                self.screen.began(running.claim, running.job.recipe["epochs"])
             if not self.running and (self._ends() or (slots.idle and not self.waiting)):
                 return
             for slot, said in slots.events(0.2):
                 self._hear(slot, said)
             self.screen.refresh()
+            self.results.refresh()
 
     def _ends(self) -> bool:
         """Whether no trial is to begin any more."""
@@ -240,13 +242,13 @@ class Search:
         elif found["status"] == "pruned":
             self.trials.end(claim, TrialState.PRUNED, **said)
             self.is_first = False
-            self.screen.ended(claim, "pruned", best)
+            self.screen.ended(claim, "pruned", best, epoch=said["epoch"])
         elif best is None:
             self._failed(claim, "diverged", f"{self.plan.objective} was NaN or Inf in every epoch.", **said)
         else:
             self.trials.end(claim, TrialState.COMPLETE, float(best), **said)
             self.is_first = False
-            self.screen.ended(claim, "finished", best)
+            self.screen.ended(claim, "finished", best, epoch=said["epoch"])
 
     def _failed(self, claim: Claim, kind: str, cause: str, **said: Any) -> None:
         tail = last_lines(self.plan.folder / str(claim.number) / "train.log")
@@ -282,6 +284,7 @@ class Search:
 
     def _end(self, slots: Slots) -> None:
         """Says what was found, or why the search ends without it."""
+        self.results.refresh(now=True)
         if self.signals:
             raise KeyboardInterrupt(128 + self.signals[0])
         if self.mistaken:

@@ -1,0 +1,166 @@
+"""The winner's experiment file: what composes the recipe of a trial again, and nothing else. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, plain, recipe_of
+from tunelab.errors import ConfigError
+from tunelab.folder import write_atomic
+
+LAST = ("experiment", "debug")
+"""Groups that are composed behind the file, so that what they choose and set stands in it as values."""
+
+ALWAYS = ("seed", "threads")
+"""Values that stand in it even where they are those of the catalogue: they decide the last bits."""
+
+UNSAID = ("repeat", "resume", "hydra")
+
+
+class Winner:
+    """A trial's recipe, and the options and values that make it.
+
+    Args:
+        loader: Hydra's config loader.
+        config_name: The primary config.
+        overrides: What composes the trial.
+        threads: How many it had.
+    """
+
+    def __init__(self, loader: ConfigLoader, config_name: str, overrides: list[str], threads: int) -> None:
+        self._loader, self._config_name, self._threads = loader, config_name, threads
+        whole = self._compose(overrides)
+        self._recipe = _raw(whole)
+        if self._recipe["threads"] is None:
+            self._recipe["threads"] = threads
+        left_out = dict.fromkeys(self._choices(self._compose([])).keys() - self._choices(whole).keys())
+        self.options = self._needed(self._choices(whole) | left_out)
+        self.values = _difference(self._recipe, _raw(self._compose(_typed(self.options))))
+        self.values |= {key: self._recipe[key] for key in ALWAYS}
+
+    def _compose(self, overrides: list[str]) -> DictConfig:
+        return self._loader.load_configuration(self._config_name, overrides, RunMode.RUN)
+
+    def _choices(self, cfg: DictConfig) -> dict[str, Any]:
+        """The option of each group of a composition; of the groups that take several, those that have a file."""
+        apart = ("hydra/", *OF_A_SEARCH)
+        chosen = {str(g): o for g, o in cfg.hydra.runtime.choices.items() if not str(g).startswith(apart)}
+        for group in MEMBER_GROUPS:
+            known = self._loader.get_group_options(group, ObjectType.CONFIG)
+            if group in cfg:
+                chosen[group] = [member for member in cfg[group] or () if member in known]
+        return {group: option for group, option in chosen.items() if group not in LAST}
+
+    def _needed(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """The options to choose for these to be chosen: some bring others with them."""
+        needed: dict[str, Any] = {}
+        while True:
+            there = self._choices(self._compose(_typed(needed)))
+            more = {group: option for group, option in wanted.items() if there.get(group) != option}
+            if not more.keys() - needed.keys():
+                return {group: needed[group] for group in wanted if group in needed}
+            needed |= more
+
+    def text(self, opening: list[str]) -> str:
+        """The file.
+
+        Args:
+            opening: Lines of the comment at its beginning.
+        """
+        lines = ["# @package _global_", *(f"# {line}" for line in opening)]
+        if self.options:
+            lines.append("defaults:")
+            for group, option in self.options.items():
+                shown = f"[{', '.join(option)}]" if isinstance(option, list) else "null" if option is None else option
+                lines.append(f"  - override /{group}: {shown}")
+            lines.append("")
+        return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create(self.values))
+
+    def write(self, folder: Path, opening: list[str]) -> Path:
+        """Writes `experiment/best.yaml` into a sweep's folder.
+
+        Args:
+            folder: Of the sweep.
+            opening: Lines of the comment at its beginning.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ConfigError: If a single run of it would not be that of the trial.
+        """
+        path = folder / "experiment" / "best.yaml"
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, self.text(opening))
+        try:
+            again = ConfigLoaderImpl(_search_path(self._loader, folder)).load_configuration(
+                self._config_name, ["experiment=best"], RunMode.RUN
+            )
+            differing = _difference(self._recipe, _raw(again)) | _difference(_raw(again), self._recipe)
+        except (HydraException, OmegaConfBaseException) as error:
+            first, *_ = str(error).splitlines()
+            path.unlink()
+            raise ConfigError(f"No experiment file can be made of the winner: {first}.") from None
+        if differing:
+            path.unlink()
+            keys = ", ".join(_leaves(differing))
+            raise ConfigError(f"No experiment file can be made of the winner: it would have another {keys}.")
+        return path
+
+
+def _raw(cfg: DictConfig) -> dict[str, Any]:
+    """A composed recipe with its interpolations as they stand."""
+    values = plain(recipe_of(cfg), resolve=False)
+    return {key: value for key, value in values.items() if key not in UNSAID}
+
+
+def _typed(options: Mapping[str, Any]) -> list[str]:
+    """Options as overrides."""
+    several = {group: f"[{','.join(option)}]" for group, option in options.items() if isinstance(option, list)}
+    return [f"~{g}" if o is None else f"{g}={several.get(g, o)}" for g, o in options.items()]
+
+
+def _difference(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be merged into one config to have the values of another, as far as that adds or changes keys."""
+    found: dict[str, Any] = {}
+    for key, value in wanted.items():
+        if key not in there:
+            found[key] = value
+        elif isinstance(value, dict) and isinstance(there[key], dict):
+            if inner := _difference(value, there[key]):
+                found[key] = inner
+        elif value != there[key] or type(value) is not type(there[key]):
+            found[key] = value
+    return found
+
+
+def _leaves(values: Mapping[str, Any], parent: str = "") -> list[str]:
+    return [
+        name
+        for key, value in values.items()
+        for name in (_leaves(value, f"{parent}{key}.") if isinstance(value, dict) and value else [f"{parent}{key}"])
+    ]
+
+
+def _search_path(loader: ConfigLoader, folder: Path) -> Any:
+    """Where a command finds its configs that is given the sweep's folder by --config-dir."""
+    before = loader.get_search_path().get_path()
+    found = create_config_search_path(None)
+    found.get_path().clear()
+    given = [each for each in before if each.provider != "command-line"]
+    for each in given:
+        found.append(provider=each.provider, path=each.path)
+        if each.provider == "main":
+            found.prepend(provider="command-line", path=f"file://{folder.resolve()}")
+    return found
