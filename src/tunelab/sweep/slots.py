@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -40,10 +40,6 @@ class Died:
     why: str
 
 
-class NotStarted(Exception):  # noqa: N818  # it is tried again
-    """A worker that could not be started; the text says why."""
-
-
 @dataclass(frozen=True)
 class TimedOut:
     """A trial that took longer than it may."""
@@ -55,30 +51,33 @@ class Slot:
     Args:
         number: Its place among them.
         log: Where its worker writes what belongs to no trial.
+        failed: Told why a worker could not be started.
     """
 
-    def __init__(self, number: int, log: Path) -> None:
-        self.number, self._log = number, log
+    def __init__(self, number: int, log: Path, failed: Callable[[str], None]) -> None:
+        self.number, self._log, self._failed = number, log, failed
         self.connection: Connection | None = None
         self._process: ForkServerProcess | None = None
+        self._gpus = 1
         self.is_ready = self.is_busy = False
         self.until: float | None = None  # by time.monotonic, when what it does must be over
 
     def start(self) -> None:
-        """Starts its worker, which says when it is ready."""
-        ours, theirs = CONTEXT.Pipe()
-        process = CONTEXT.Process(target=main, args=(theirs, self.number, self._log))
-        try:
-            begin_loading()
-            with _no_main_module():
-                process.start()
-        except (EOFError, OSError) as error:  # the server has ended; the next worker starts another
-            ours.close()
-            raise NotStarted(f"the process that starts it ended ({type(error).__name__})") from None
-        finally:
-            theirs.close()
-        self._process, self.connection = process, ours
-        self.is_ready = self.is_busy = False
+        """Starts its worker, in place of the one that it has; it says when it is ready."""
+        self.kill()
+        while self._process is None:
+            ours, theirs = CONTEXT.Pipe()
+            process = CONTEXT.Process(target=main, args=(theirs, self.number, self._gpus, self._log, dict(os.environ)))
+            try:
+                begin_loading()
+                with _no_main_module():
+                    process.start()
+                self._process, self.connection = process, ours
+            except (EOFError, OSError) as error:  # the server has ended; the next worker starts another
+                ours.close()
+                self._failed(f"the process that starts it ended ({type(error).__name__})")
+            finally:
+                theirs.close()
 
     def ask(self, what: Job | Call, seconds: float | None = None) -> None:
         """Gives its worker something to do.
@@ -87,6 +86,9 @@ class Slot:
             what: A trial to run or a function to call.
             seconds: How long it may take.
         """
+        if isinstance(what, Job) and what.recipe["trainer"]["devices"] != self._gpus:
+            self._gpus = what.recipe["trainer"]["devices"]
+            self.start()  # which of them a process sees is settled once
         assert self.connection is not None
         self.is_busy = True
         self.until = None if seconds is None else time.monotonic() + seconds
@@ -114,6 +116,7 @@ class Slot:
             return Died(self._why_it_died())
         if isinstance(said, Ended):
             self.is_busy, self.until = False, None
+            self.is_ready = not said.spent
         elif isinstance(said, str):
             self.is_ready = True
         return said
@@ -133,15 +136,18 @@ class Slot:
 
     def kill(self) -> None:
         """Ends its worker, and what that has started, at once."""
-        assert self._process is not None
-        assert self.connection is not None
-        if self._process.pid is not None and self._process.is_alive():
-            with suppress(ProcessLookupError, PermissionError):
+        if self._process is None or self.connection is None:
+            return
+        if self._process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):  # what it has started may be there without it
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()
+            self._process.kill()  # it may not have its group yet
         self._process.join()
+        self._process.close()
         self.connection.close()
+        self._process = self.connection = None
         self.is_ready = self.is_busy = False
+        self.until = None
 
 
 class Slots:
@@ -171,17 +177,9 @@ class Slots:
     def start(self) -> None:
         """Starts the workers, if there are none yet, which takes the seconds of their imports."""
         while len(self._all) < self._count:
-            slot = Slot(len(self._all), self._log)
-            self._start(slot)
+            slot = Slot(len(self._all), self._log, self._failed)
             self._all.append(slot)
-
-    def _start(self, slot: Slot) -> None:
-        while True:
-            try:
-                slot.start()
-                return
-            except NotStarted as error:
-                self._failed(str(error))
+            slot.start()
 
     def _failed(self, why: str) -> None:
         """Counts a worker that ended before it was ready.
@@ -220,14 +218,16 @@ class Slots:
                 else:
                     self._failed(said.why)
                 yield slot, said
-                self._start(slot)
+                slot.start()
             elif not isinstance(said, str):
                 yield slot, said
+                if isinstance(said, Ended) and said.spent:
+                    slot.start()
         for slot in self.busy:
             if slot.until is not None and time.monotonic() > slot.until:
                 slot.kill()
                 yield slot, TimedOut()
-                self._start(slot)
+                slot.start()
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Calls a function of tunelab.sweep.trial in a worker and waits for what it gives.
@@ -260,18 +260,21 @@ def _no_main_module() -> Iterator[None]:
 
 
 def begin_loading() -> None:
-    """Starts the process that the workers are forked from, which takes seconds to import what they need."""
+    """Starts the process that the workers are forked from, which takes seconds to import what they need.
+
+    It finds exactly the modules that this process finds, and hears no signal of the terminal, which are for the sweep.
+    """
     CONTEXT.set_forkserver_preload([PRELOADED])
-    with _deaf():
-        forkserver.ensure_running()
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """What starts meanwhile hears no signal of the terminal, which are for the sweep; a program inherits that."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in OF_THE_TERMINAL}
+    resource_tracker.ensure_running()
+    found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    before = {name: os.environ.get(name) for name in found}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_TERMINAL)  # which a program inherits
     try:
-        yield
+        os.environ.update(found)
+        forkserver.ensure_running()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import logging
 import math
 import os
 import shutil
-import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +28,42 @@ from tunelab.errors import ConfigError, RunFailed
 from tunelab.folder import RunFolder, in_use, write_json
 from tunelab.prepare import direction
 from tunelab.record import Start
-from tunelab.run import train
-from tunelab.sweep.worker import Ended, Job, Link, Report, turn_output_to
+from tunelab.run import build, has_examples, train
+from tunelab.sweep.kept import kept, put_environment, speak
+from tunelab.sweep.worker import Ended, Job, Link, Report, Stopped, turn_output_to
 
 log = logging.getLogger("tunelab")
+
+SECONDS_TO_END = 0.5
+"""For what a trial has started and is ending."""
+
+SECONDS_TO_LET_GO = 10.0
+"""For a process that ran the trial before, of its folder."""
+
+_threads: set[threading.Thread] = set()
+"""Of a worker in which nothing has run yet."""
 
 gc.collect()
 gc.freeze()  # the workers share what the server has imported, as long as nobody writes into it
 
 
-def begin(slot: int) -> None:
+def begin(slot: int, gpus: int, environment: dict[str, str]) -> None:
     """Sets up a worker's process.
 
     Args:
-        slot: Its number; each takes a GPU of its own where there are several.
+        slot: Its number; where there are several GPUs, each takes its own.
+        gpus: How many its trials take.
+        environment: Of the sweep.
     """
-    faulthandler.enable()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.captureWarnings(True)
-    if (gpus := torch.cuda.device_count()) > 1:
+    _threads.update(threading.enumerate())
+    put_environment(environment)
+    logging.raiseExceptions = False  # what a full disk costs is a line of train.log, not a traceback for it
+    speak()
+    if (there := torch.cuda.device_count()) > 1:
         given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        names = given.split(",") if given else [str(number) for number in range(gpus)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
+        names = given.split(",")[:there] if given else [str(number) for number in range(there)]
+        own = [names[(slot * gpus + number) % there] for number in range(min(gpus, there))]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
 
 
 def direction_of(recipe: dict[str, Any]) -> str:
@@ -99,8 +116,19 @@ def run(job: Job, link: Link) -> Ended:
         link: To the sweep.
     """
     turn_output_to(job.folder / "train.log")
+    speak()
+    ended = _run(job, link)
+    if _leaves_something():
+        clear()  # the processes of a loader end with it
+        if _leaves_something(SECONDS_TO_END):
+            log.warning("It left threads or processes running, so the next trial has a new process.")
+            return replace(ended, spent=True)
+    return ended
+
+
+def _run(job: Job, link: Link) -> Ended:
     try:
-        with in_use(job.folder, "hydra.sweep.dir"):
+        with kept(), link.stoppable(), _alone_in(job.folder):
             result = _train(job, link)
         return Ended("done", result)
     except ConfigError as error:
@@ -110,17 +138,59 @@ def run(job: Job, link: Link) -> Ended:
         log.error("%s", error)
         diverged = RunFolder(job.folder).result.get("status") == "diverged"
         return Ended("diverged" if diverged else "failed", str(error))
-    except (SystemExit, KeyboardInterrupt) as stop:
-        if link.told_to_stop:
+    except Stopped:
+        return Ended("interrupted")
+    except BaseException as error:
+        if isinstance(error.__context__, Interrupted):  # by a signal, from the sweep or not
             return Ended("interrupted")
-        return Ended("failed", f"{type(stop).__name__}: {stop}")
-    except Exception as error:
         log.exception("The trial failed.")
         own = own_code.own_traceback(error)
-        return Ended("failed", own or f"{type(error).__name__}: {error}")
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        return Ended("failed", own or f"{type(error).__name__}: {error}", spent=True)
+
+
+def _leaves_something(patience: float = 0.0) -> bool:
+    """Whether there are threads or processes that were not there before the first trial.
+
+    Args:
+        patience: How many seconds they have to end.
+    """
+    until = time.monotonic() + patience
+    while True:
+        with suppress(ChildProcessError):  # there are none
+            while os.waitpid(-1, os.WNOHANG)[0]:  # one that has ended
+                pass
+            if time.monotonic() >= until:
+                return True
+            time.sleep(0.01)
+            continue
+        if set(threading.enumerate()) <= _threads:
+            return False
+        if time.monotonic() >= until:
+            return True
+        time.sleep(0.01)
+
+
+def clear() -> None:
+    """Lets go of what the last trial has left in memory."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # the other workers may be on the same GPU
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a trial's folder to this process, as soon as a process that is ending has let go of it."""
+    until = time.monotonic() + SECONDS_TO_LET_GO
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(in_use(folder, "hydra.sweep.dir"))
+                break
+            except ConfigError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.1)
+        yield
 
 
 def _train(job: Job, link: Link) -> dict[str, Any]:
@@ -135,7 +205,10 @@ def _train(job: Job, link: Link) -> dict[str, Any]:
 
 def _last_good(folder: Path) -> Path | None:
     """The newest checkpoint of a folder that can be read; None if it must begin anew."""
-    if not (folder / "config.yaml").is_file() or not (folder / "run.json").is_file():
+    try:
+        run = RunFolder.find(folder, "resume")
+        _ = run.record, run.config
+    except ConfigError:
         return None
     for name in ("last", "previous"):
         path = folder / "checkpoints" / f"{name}.ckpt"
@@ -159,10 +232,21 @@ def test_score(folder: Path) -> dict[str, float] | None:
 
     Args:
         folder: Of the winner.
+
+    Returns:
+        None if its data has no test part.
+
+    Raises:
+        ConfigError: If it has kept no checkpoint, or one that cannot be read.
     """
     from tunelab.predictor import evaluate
 
+    run = RunFolder.find(folder, "run")
+    data = build(run.config.data)
+    data.prepare_data()
+    data.setup("test")
+    if not has_examples(data, "test"):
+        return None
     score = evaluate(folder, "best", "test")
-    run_folder = RunFolder(folder)
-    write_json(folder / "result.json", {**run_folder.result, "test": score})
+    write_json(folder / "result.json", {**run.result, "test": score})
     return score

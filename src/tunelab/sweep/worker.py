@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import importlib
 import os
 import queue
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 PRELOADED = "tunelab.sweep.trial"
 """What all workers are forked with: it imports torch, lightning and what a run needs."""
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +71,20 @@ class Ended:
     Args:
         how: done, interrupted, refused (a mistake in the recipe), diverged or failed.
         said: The result, what a call gave, or the reason.
+        spent: Whether the worker may not be as it was, and another is to take its place.
     """
 
     how: str
     said: Any = None
+    spent: bool = False
 
 
 STOP = "stop"
 READY = "ready"
+
+
+class Stopped(BaseException):
+    """A trial that was told to end where there is nothing to save."""
 
 
 class Link:
@@ -87,6 +101,8 @@ class Link:
         self._asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.told_to_stop = False
+        self._may_stop = False
+        signal.signal(signal.SIGINT, self._handle)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -103,6 +119,25 @@ class Link:
             else:
                 self._asked.put(said)
 
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._may_stop:
+            raise Stopped
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """In it a trial that is told to end does so at once; a run has handlers of its own while it makes steps.
+
+        Raises:
+            Stopped: If it is told to end, or was before.
+        """
+        self._may_stop = True
+        try:
+            if self.told_to_stop:
+                raise Stopped
+            yield
+        finally:
+            self._may_stop = False
+
     def next(self) -> Job | Call:
         """What to do next."""
         asked: Job | Call = self._asked.get()
@@ -118,31 +153,36 @@ class Link:
         return self._answers.get()
 
 
-def main(connection: Connection, slot: int, log: Path) -> None:
+def main(connection: Connection, slot: int, gpus: int, log: Path, environment: dict[str, str]) -> None:
     """What a worker's process does.
 
     Args:
         connection: To the sweep.
-        slot: Its number among the workers, by which it takes its GPU.
+        slot: Its number among the workers, by which it takes its GPUs.
+        gpus: How many it takes.
         log: Where what it prints outside a trial goes.
+        environment: Of the sweep, which that of the server is not quite.
     """
     os.setsid()  # a Ctrl-C of the terminal is for the sweep, which tells the workers
-    signal.signal(signal.SIGINT, lambda *_: None)
+    _end_with_the_server()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     with suppress(OSError):  # of a machine that runs out of memory the worker is ended, not the sweep
         Path("/proc/self/oom_score_adj").write_text("500")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     turn_output_to(log)
-    loaded = PRELOADED in sys.modules  # a server that cannot import it says nothing
+    if PRELOADED not in sys.modules:
+        print(f"The server of the workers could not import {PRELOADED}: this one does.", file=sys.stderr)
     trial = importlib.import_module(PRELOADED)
     link = Link(connection)
-    trial.begin(slot)
-    link.say(READY if loaded else f"{READY}, but {PRELOADED} was not loaded before")
+    trial.begin(slot, gpus, environment)
+    link.say(READY)
     while True:
         asked = link.next()
         if isinstance(asked, Job):
             link.say(trial.run(asked, link))
             turn_output_to(log)
+            trial.clear()  # while the sweep chooses what comes next
         else:
             try:
                 link.say(Ended("done", getattr(trial, asked.name)(*asked.arguments)))
@@ -150,11 +190,35 @@ def main(connection: Connection, slot: int, log: Path) -> None:
                 link.say(Ended("failed", str(error)))
 
 
+def _end_with_the_server() -> None:
+    """Has the system end this process when the server of the workers ends, which does so with the sweep.
+
+    The listening thread is quicker, but waits for code that holds on to Python.
+    """
+    server, line = os.getppid(), vars(forkserver._forkserver)
+    if line.get("_forkserver_alive_fd") is not None:  # the server ends once nobody holds this
+        os.close(line["_forkserver_alive_fd"])
+        line["_forkserver_alive_fd"] = None
+    with suppress(OSError, AttributeError):  # not on Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:
+        os._exit(1)
+
+
 def turn_output_to(path: Path) -> None:
-    """Sends what this process and its libraries print to the end of a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
+    """Sends what this process and its libraries print to the end of a file; they read nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # no room, or closed
+            stream.flush()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:  # no room for it
+        file = os.dup(nothing)
+    # a trial may have closed any of the three, so that a new one has taken its number
+    above = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (nothing, file, file)]
+    for number in (nothing, file):
+        os.close(number)
+    for number, source in enumerate(above):
+        os.dup2(source, number)
+        os.close(source)
