@@ -49,11 +49,16 @@ OF_A_SEARCH = ("sweep", "pruner")
 """The keys of a command line that say how a -m searches; no recipe has them."""
 
 
-def recipe_of(cfg: DictConfig) -> DictConfig:
-    """A copy of a composed config with what a run reads: without Hydra's own keys and those of a search."""
+def recipe_of(cfg: DictConfig, *, searched: bool = False) -> DictConfig:
+    """A copy of a composed config with what a run reads: without Hydra's own keys and those of a search.
+
+    Args:
+        cfg: The composed config.
+        searched: Whether to keep those of a search.
+    """
     recipe = cfg.copy()
     with open_dict(recipe):
-        for key in ("hydra", *OF_A_SEARCH):
+        for key in ("hydra",) if searched else ("hydra", *OF_A_SEARCH):
             recipe.pop(key, None)
     return recipe
 
@@ -104,10 +109,23 @@ def validate(cfg: DictConfig, user_keys: Iterable[str] = (), *, recorded: bool =
     raw = plain(cfg, resolve=False)
     if missing := [key for key in Recipe.model_fields if key not in raw]:
         raise ConfigError(*(f"`{key}` must be given. Choose one: --help lists what there is." for key in missing))
-    values = resolved(cfg)
+    check(raw, resolved(cfg), None if recorded else user_keys)
+
+
+def check(raw: dict[str, Any], values: dict[str, Any], user_keys: Iterable[str] | None) -> None:
+    """Checks a recipe whose interpolations have been followed.
+
+    Args:
+        raw: The recipe, interpolations as they stand.
+        values: The same, interpolations followed.
+        user_keys: The value keys that the user typed; None where who reads a key can't be seen.
+
+    Raises:
+        ConfigError: With a sentence for each mistake.
+    """
     mistakes = [
         *range_mistakes(values),
-        *([] if recorded else _unread_mistakes(raw, user_keys)),
+        *([] if user_keys is None else _unread_mistakes(raw, user_keys)),
         *untrusted_targets(values),
     ]
     if not mistakes:

@@ -5,35 +5,36 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tunelab import catalogue
 from tunelab.config import OF_A_SEARCH, plain
 from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import unwritable
+from tunelab.sweep.changes import DEFINITION, add_choices, differences, has_more_choices
+from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
+from tunelab.sweep.chosen import build_chosen
 from tunelab.sweep.recipes import Recipes
-from tunelab.sweep.samplers import Keyed
-from tunelab.sweep.space import Space, identity, read_space
+from tunelab.sweep.samplers import Keyed, QuasiRandom, follow_number
+from tunelab.sweep.space import Space, Value, identity, read_space
 from tunelab.sweep.storage import open_storage
-from tunelab.sweep.trials import alone
+from tunelab.sweep.trials import alone, others_run
 
 Direction = Literal["minimize", "maximize"]
 
-WHITELIST = ("tunelab.sweep.samplers.*", "optuna.samplers.*", "optuna.pruners.*")
-"""What a search may be built from, whatever its config says."""
-
 GRID, TPE = ({"_target_": f"{name}"} for name in ("tunelab.sweep.samplers.Grid", "optuna.samplers.TPESampler"))
 
-DEFINITION = "tunelab"
-"""The study's attribute that says what it was made for."""
+NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
+
+MOST_COMBINATIONS = 100_000
+"""Of a grid."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Plan:
         folder: Of the sweep.
         named: Whether the user named it.
         objective: The metric.
+        definition: What the study is made for: another one is another study.
+        first: The values of the first trial, where they are the recipe's own.
+        remarks: What the user shall know before it begins, a sentence each.
     """
 
     dials: Mapping[str, Any]
@@ -60,6 +64,8 @@ class Plan:
     named: bool
     objective: str
     definition: dict[str, Any]
+    first: dict[str, Value] | None
+    remarks: list[str]
 
     @property
     def is_grid(self) -> bool:
@@ -80,32 +86,44 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     of_search = [o for o in parsed if o.key_or_group.split(".")[0] in OF_A_SEARCH]
-    space = read_space([o for o in parsed if o not in of_search], catalogue.groups(loader))
     dials = plain(master.sweep, resolve=True)
-    sampler = dials.pop("sampler") or dict(GRID if space.is_finite else TPE | {"seed": dials["seed"]})
+    space = read_space([o for o in parsed if o not in of_search], catalogue.groups(loader), dials["seed"])
+    sampler = dials.pop("sampler", None) or dict(GRID if space.is_finite else TPE | {"seed": dials["seed"]})
     typed = {o.key_or_group for o in of_search}
     if sampler["_target_"] == GRID["_target_"]:
         _refuse_endless(space)
+        _refuse_too_many(space)
         if "sweep.n_trials" not in typed:
             dials["n_trials"] = 2**62
     recipes = Recipes(loader, master.hydra.job.config_name, space, list(master.hydra.overrides.hydra))
-    if sampler["_target_"] == TPE["_target_"] and recipes.is_conditional():
-        sampler.setdefault("group", True)
-    pruner = plain(master.pruner, resolve=True)
-    own = recipes.unchanged()
+    refuse_mistakes(recipes)
+    pruner = plain(master.pruner, resolve=True) if master.get("pruner") else dict(NO_PRUNER)
+    build_chosen("pruner", pruner)  # to hear of a mistake before anything is made
+    at_random = drawn_at_random(build_chosen("sweep.sampler", sampler), recipes)
+    remarks = [f"{', '.join(at_random)}: drawn at random, as not every trial has it as a number."] if at_random else []
+    own, first = recipes.unchanged(), None
+    if dials["baseline"] and sampler["_target_"] != GRID["_target_"]:
+        first = recipes.own_values()
+        if first is None:
+            remarks.append(f"The recipe's own values are not tried first: {'; '.join(recipes.outside())}.")
     definition = {
         **space.definition(),
-        "sampler": sampler,
+        "sampler": dict(sampler),
         "pruner": pruner,
         "baseline": dials["baseline"],
         "objective": own.objective,
+        "objective_direction": own.objective_direction,
     }
+    if sampler["_target_"] == TPE["_target_"] and always(recipes) != {knob.key for knob in space.knobs}:
+        sampler.setdefault("group", True)
     named = any(o.key_or_group == "name" for o in parsed)
     choices = master.hydra.runtime.choices
     name = own.name if named else f"{choices.data}-{choices.model}-{identity(definition)}"
     placed = any(str(o).startswith("hydra.sweep.dir=") for o in master.hydra.overrides.hydra)
     folder = Path(master.hydra.sweep.dir) if placed else Path("outputs", "sweeps", name)
-    return Plan(dials, space, recipes, sampler, pruner, folder, named or placed, own.objective, definition)
+    return Plan(
+        dials, space, recipes, sampler, pruner, folder, named or placed, own.objective, definition, first, remarks
+    )
 
 
 def _refuse_endless(space: Space) -> None:
@@ -115,6 +133,14 @@ def _refuse_endless(space: Space) -> None:
                 f"`sweep=grid` needs finite choices, but {knob.key} is {knob.typed}. "
                 f"Write {knob.key}=<a>,<b>,<c> or use sweep=tpe."
             )
+
+
+def _refuse_too_many(space: Space) -> None:
+    if (count := prod(knob.count or 0 for knob in space.knobs)) > MOST_COMBINATIONS:
+        raise ConfigError(
+            f"`sweep=grid` must have at most {MOST_COMBINATIONS:,} combinations, got {count:,}. "
+            "Leave out some choices, or use sweep=random sweep.n_trials=<how many>."
+        )
 
 
 def make_folder(folder: Path) -> None:
@@ -144,61 +170,59 @@ def open_study(plan: Plan, direction: Direction | None) -> optuna.Study | None:
         ConfigError: If it was made for another search.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = open_storage(plan.dials["storage"], plan.folder)
-    build: dict[str, Any] = {"_execution_whitelist_": WHITELIST, "_convert_": "all"}
-    sampler, pruner = instantiate(plan.sampler, **build), instantiate(plan.pruner, **build)
-    if isinstance(sampler, Keyed):
-        sampler.space = plan.space
-    name = plan.folder.name
     with alone(plan.folder):
-        there = optuna.get_all_study_names(storage)
-        if name not in there and direction is None:
-            return None
-        study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            sampler=sampler,
-            pruner=pruner,
-            directions=[direction] if name not in there and direction is not None else None,
-            load_if_exists=True,
-        )
-        before = study.user_attrs.get(DEFINITION)
-        if before is None:
+        study = _load(plan, direction)
+        before = None if study is None else study.user_attrs.get(DEFINITION)
+        if study is not None and before is None:
             study.set_user_attr(DEFINITION, plan.definition)
-        elif before != plan.definition:
-            raise ConfigError(_other(plan, before))
+        elif before is not None and before != plan.definition:
+            _take_more_choices(plan, before)
+            study = _load(plan, direction)
     return study
 
 
-def _other(plan: Plan, before: Mapping[str, Any]) -> str:
-    """The sentence for a study that was made for another search: what differs."""
-    now, found = plan.definition, []
-    for key in dict.fromkeys(chain(before["knobs"], now["knobs"])):
-        was, is_now = before["knobs"].get(key), now["knobs"].get(key)
-        if was != is_now:
-            found.append(f"{key} {_shown(was)} → {_shown(is_now)}")
-    for key in dict.fromkeys([*before["fixed"], *now["fixed"]]):
-        if (key in before["fixed"]) != (key in now["fixed"]):
-            found.append(f"{'without' if key in before['fixed'] else 'with'} {key}")
-    for key in ("sampler", "pruner", "baseline", "objective"):
-        if before[key] != now[key]:
-            found.append(f"{key} {_shown(before[key])} → {_shown(now[key])}")
-    return (
-        f"Study {plan.folder.name!r} was made for another search: {'; '.join(found)}. "
-        f"Choose another name=…, or delete {as_typed(plan.folder.resolve())}."
+def _load(plan: Plan, direction: Direction | None) -> optuna.Study | None:
+    storage = open_storage(plan.dials["storage"], plan.folder)
+    there = optuna.get_all_study_names(storage)
+    name = there[0] if there and plan.dials["storage"] is None else plan.folder.name  # of a folder that was renamed
+    if name not in there and direction is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler, pruner = build_chosen("sweep.sampler", plan.sampler), build_chosen("pruner", plan.pruner)
+    if isinstance(sampler, Keyed):
+        sampler.space = plan.space
+    else:
+        follow_number(sampler, plan.dials["seed"])
+    if isinstance(sampler, QuasiRandom):
+        sampler.first = 0 if plan.first is None else 1
+    directions = [direction] if name not in there and direction is not None else None
+    return optuna.create_study(
+        study_name=name, storage=storage, sampler=sampler, pruner=pruner, directions=directions, load_if_exists=True
     )
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "not searched"
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    if isinstance(value, dict) and "_target_" in value:
-        rest = ", ".join(f"{key}={v}" for key, v in value.items() if key != "_target_")
-        return f"{str(value['_target_']).rsplit('.', 1)[-1]}({rest})"
-    if isinstance(value, dict) and "attributes" in value:
-        a = value["attributes"]
-        return f"{a.get('low')}…{a.get('high')}{' log' if a.get('log') else ''}"
-    return str(value)
+def _take_more_choices(plan: Plan, before: Mapping[str, Any]) -> None:
+    """Makes a study of the folder one with more choices.
+
+    Raises:
+        ConfigError: If more than that differs, or it cannot be done now.
+    """
+    folder = as_typed(plan.folder.resolve())
+    differ = "; ".join(differences(before, plan.definition))
+    if not has_more_choices(before, plan.definition):
+        raise ConfigError(
+            f"Study {plan.folder.name!r} was made for another search: {differ}. "
+            f"Choose another name=…, or delete {folder}."
+        )
+    if plan.dials["storage"] is not None:
+        raise ConfigError(
+            f"Study {plan.folder.name!r} must keep its choices, as it is in a database, got {differ}. Choose another "
+            "name=…; a study in its folder's own file takes more of them."
+        )
+    if others_run(plan.folder):
+        raise ConfigError(
+            f"Study {plan.folder.name!r} must keep its choices while another process runs it, got {differ}. "
+            "Wait until that has ended."
+        )
+    add_choices(plan.folder / "study.journal", before, plan.definition, plan.space)

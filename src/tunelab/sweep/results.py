@@ -318,7 +318,7 @@ def write_experiment(
     """
     command = shlex.join([*program().split(), *_flags("--config-dir", as_typed(plan.folder)), "experiment=best"])
     said = best.user_attrs
-    file = Winner(plan.recipes._loader, plan.recipes._config_name, overrides, threads)
+    file = Winner(plan.recipes.loader, plan.recipes.config_name, overrides, threads)
     file.write(
         plan.folder,
         [

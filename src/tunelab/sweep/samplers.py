@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection, Mapping
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count, product
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.trial import FrozenTrial
 
 if TYPE_CHECKING:
     from tunelab.sweep.space import Space
+
+Active = Callable[[Mapping[str, Any]], set[str]]
+"""Says which keys of values have an effect where these options are chosen."""
+
+
+def follow_number(sampler: BaseSampler, seed: int) -> None:
+    """Makes what a sampler of Optuna's draws follow from (seed, trial number) and the trials that it knows.
+
+    Its own stream of random numbers would begin anew in each process, and repeat the first trials after a restart.
+
+    Args:
+        sampler: Which is changed.
+        seed: What its draws follow from.
+    """
+    before_trial = sampler.before_trial
+
+    def seeded(study: Study, trial: FrozenTrial) -> None:
+        own = int(np.random.SeedSequence((seed, trial.number)).generate_state(1)[0])
+        for part in (sampler, *vars(sampler).values()):
+            states = vars(part).values() if isinstance(part, BaseSampler) else ()
+            for state in states:
+                if isinstance(state, LazyRandomState):
+                    state.rng.seed(own)
+        before_trial(study, trial)
+
+    sampler.before_trial = seeded  # type: ignore[method-assign]
 
 
 class Keyed(BaseSampler):
@@ -51,6 +79,8 @@ class Random(Keyed):
 class QuasiRandom(Keyed):
     """A scrambled Sobol sequence, a point per trial: spread more evenly than random ones.
 
+    The knobs are its dimensions, by the order of their names.
+
     Args:
         seed: Of the scrambling.
 
@@ -60,16 +90,21 @@ class QuasiRandom(Keyed):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self.first = 0  # the trial that has the sequence's first point
+        self._points: np.ndarray[Any, np.dtype[np.float64]] = np.empty((0, 0))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        from scipy.stats.qmc import Sobol
+        names = sorted(knob.key for knob in self.space.knobs)
+        place = trial.number - self.first
+        if place >= len(self._points):
+            from scipy.stats.qmc import Sobol
 
-        names = [knob.key for knob in self.space.knobs]
-        points = Sobol(len(names), scramble=True, rng=np.random.default_rng(self.seed))
-        (point,) = points.fast_forward(trial.number).random(1) if trial.number else points.random(1)
-        return self.space[param_name].draw(min(float(point[names.index(param_name)]), np.nextafter(1.0, 0.0)))
+            sequence = Sobol(len(names), scramble=True, rng=np.random.default_rng(self.seed))
+            self._points = sequence.random_base2(max(6, place.bit_length()))
+        share = float(self._points[place, names.index(param_name)])
+        return self.space[param_name].draw(min(share, np.nextafter(1.0, 0.0)))
 
 
 class Grid(Keyed):
@@ -80,21 +115,55 @@ class Grid(Keyed):
     ) -> Any:
         raise AssertionError("a trial of a grid begins with all its values")
 
-    def combinations(self, active: Callable[[Mapping[str, Any]], Collection[str]]) -> list[dict[str, Any]]:
-        """All of them, in order.
+    def combinations(self, active: Active) -> Combinations:
+        """All of them, in order."""
+        return Combinations(self.space, active)
 
-        Args:
-            active: Says which keys have an effect where these options are chosen; the others are left out, and what is
-                then the same is there once.
-        """
-        groups = [knob.key for knob in self.space.groups]
-        found: dict[Point, dict[str, Any]] = {}
-        for values in product(*(knob.values() for knob in self.space.knobs)):
-            given = {knob.key: value for knob, value in zip(self.space.knobs, values, strict=True)}
-            in_use = {*groups, *active({group: given[group] for group in groups})}
+
+class Combinations:
+    """The combinations of a grid, made as they are asked for.
+
+    Args:
+        space: With finite choices.
+        active: Says which keys have an effect where these options are chosen; the others are left out, and what is then
+            the same is there once.
+    """
+
+    COUNTED = 32
+    """Choices of options up to which all are made at once, so that their number is known: each costs a composition."""
+
+    def __init__(self, space: Space, active: Active) -> None:
+        self._rest = self._make(space, active)
+        self._made: list[dict[str, Any]] = []
+        self._count = prod(knob.count or 0 for knob in space.knobs)
+        if prod(knob.count or 0 for knob in space.groups) <= self.COUNTED:
+            self._made = list(self._rest)
+            self._count = len(self._made)
+
+    def __len__(self) -> int:
+        """How many there are; where there are too many choices of options to look at each, how many there may be."""
+        return self._count
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for place in count():
+            if place == len(self._made):
+                if (following := next(self._rest, None)) is None:
+                    return
+                self._made.append(following)
+            yield self._made[place]
+
+    @staticmethod
+    def _make(space: Space, active: Active) -> Iterator[dict[str, Any]]:
+        groups = {knob.key for knob in space.groups}
+        has_values = len(groups) < len(space.knobs)
+        seen: set[Point] = set()
+        for values in product(*(knob.values() for knob in space.knobs)):
+            given = {knob.key: value for knob, value in zip(space.knobs, values, strict=True)}
+            in_use = groups | active({group: given[group] for group in groups}) if has_values else groups
             combination = {key: value for key, value in given.items() if key in in_use}
-            found.setdefault(point(combination), combination)
-        return list(found.values())
+            if point(combination) not in seen:
+                seen.add(point(combination))
+                yield combination
 
 
 Point = tuple[tuple[str, Any], ...]

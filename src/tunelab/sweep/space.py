@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString, Transformer
+import numpy as np
+from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString, RangeSweep, Transformer
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -24,6 +28,35 @@ from tunelab.errors import ConfigError
 Value = Any
 """Of a knob: a number, a text, true, false or null."""
 
+OF_THE_WHOLE = {
+    "name": "as it names the folder of them all",
+    "repeat": "as it stands for a run",
+    "resume": "as it stands for a run",
+    "test": "as the test set is for the winner alone",
+    "objective": "as trials are compared by it",
+    "objective_direction": "as trials are compared by it",
+}
+"""The keys that all trials have in common, and why."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The values of a range: start, start + step, start + 2 step, ...
+
+    Args:
+        start: The first one.
+        step: From one to the next, which may be negative.
+        count: How many there are.
+    """
+
+    start: Decimal
+    step: Decimal
+    count: int
+
+    def nearest(self, value: float) -> int:
+        """The place among them of the one that is nearest to a value."""
+        return min(max(round((Decimal(repr(value)) - self.start) / self.step), 0), self.count - 1)
+
 
 @dataclass(frozen=True)
 class Knob:
@@ -36,7 +69,7 @@ class Knob:
         texts: How each choice is typed, where it has choices.
         typed: Its values, as they were typed.
         is_group: Whether it chooses an option rather than setting a value.
-        is_range: Whether it is a range with steps, not an interval.
+        steps: Its values, where it is a range with steps.
     """
 
     key: str
@@ -45,19 +78,32 @@ class Knob:
     texts: Mapping[Value, str]
     typed: str
     is_group: bool = False
-    is_range: bool = False
+    steps: Steps | None = None
 
     def override(self, value: Value) -> str:
         """What is typed to have a value."""
-        text = self.texts[value] if self.texts else repr(value)
-        return f"{self.element}={text}"
+        if self.steps is not None:  # a sampler's 0.30000000000000004 is 0.3
+            value = self.value(self.steps.nearest(value))
+        return f"{self.element}={self.texts[value] if self.texts else repr(value)}"
+
+    @property
+    def count(self) -> int | None:
+        """How many values it has; None if there is no end of them."""
+        return self.steps.count if self.steps else len(self.texts) or None
 
     @property
     def is_finite(self) -> bool:
         """Whether its values can be counted: choices, and ranges with steps."""
-        if isinstance(self.distribution, CategoricalDistribution):
-            return True
-        return self.is_range and getattr(self.distribution, "step", None) is not None
+        return self.count is not None
+
+    def value(self, place: int) -> Value:
+        """One of its values, by its place in the order in which they were typed."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return d.choices[place]
+        assert self.steps is not None
+        value = self.steps.start + place * self.steps.step
+        return int(value) if isinstance(d, IntDistribution) else float(value)
 
     def values(self) -> list[Value]:
         """All of them, in the order in which they were typed.
@@ -65,16 +111,9 @@ class Knob:
         Raises:
             TypeError: If there is no end of them.
         """
-        d = self.distribution
-        if isinstance(d, CategoricalDistribution):
-            return list(d.choices)
-        if not self.is_finite:
+        if self.count is None:
             raise TypeError(self.typed)
-        assert isinstance(d, (IntDistribution, FloatDistribution))
-        assert d.step is not None
-        count = round((d.high - d.low) / d.step) + 1
-        values: list[Value] = [d.low + number * d.step for number in range(count)]
-        return values if isinstance(d, IntDistribution) else [round(value, 12) for value in values]
+        return [self.value(place) for place in range(self.count)]
 
     def draw(self, share: float) -> Value:
         """The value at a share of the way through its values: what is uniform in [0, 1) becomes uniform in them.
@@ -82,10 +121,9 @@ class Knob:
         Args:
             share: In [0, 1).
         """
+        if self.count is not None:
+            return self.value(int(share * self.count))
         d = self.distribution
-        if self.is_finite:
-            values = self.values()
-            return values[int(share * len(values))]
         assert isinstance(d, (IntDistribution, FloatDistribution))
         whole = isinstance(d, IntDistribution)
         low, high = (d.low - 0.5, d.high + 0.5) if whole else (d.low, d.high)
@@ -127,22 +165,21 @@ class Space:
         """Whether there is an end of its combinations."""
         return all(knob.is_finite for knob in self.knobs)
 
-    def overrides(self, values: Mapping[str, Value]) -> list[str]:
-        """The overrides of a trial: those that all have, and its values."""
-        return [
-            *(str(override.input_line) for override in self.fixed),
-            *(knob.override(values[knob.key]) for knob in self.knobs if knob.key in values),
-        ]
-
     def definition(self) -> dict[str, Any]:
-        """What it is, as JSON: the knobs with their values, and the overrides that all trials have."""
+        """What it is, as JSON that does not depend on the order of the overrides: the knobs, and what all trials have.
+
+        The values of a knob of choices are as they are typed.
+        """
         knobs = {
             knob.element: list(knob.texts.values())
             if knob.texts
             else json.loads(distribution_to_json(knob.distribution))
             for knob in self.knobs
         }
-        return {"knobs": knobs, "fixed": sorted(str(o.input_line) for o in self.fixed if o.key_or_group != "name")}
+        fixed = {
+            o.get_key_element(): _canonical(o) for o in self.fixed if o.key_or_group != "name"
+        }  # the last one wins
+        return {"knobs": knobs, "fixed": sorted(fixed.values())}
 
 
 def identity(definition: Mapping[str, Any]) -> str:
@@ -150,62 +187,97 @@ def identity(definition: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def read_space(overrides: Sequence[Override], groups: Mapping[str, Any]) -> Space:
+def _canonical(override: Override) -> str:
+    """An override of one value, the same however the value is written: lr=1e-3 and lr=0.001."""
+    if override.is_delete() or override.is_list_extend():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
+def read_space(overrides: Sequence[Override], groups: Mapping[str, Any], seed: int) -> Space:
     """The space of a command line.
 
     Args:
         overrides: Parsed by a parser that knows the config loader, without those of the search itself.
         groups: The config groups that there are.
+        seed: What the order of shuffled choices follows from.
 
     Raises:
-        ConfigError: With a sentence for each range that cannot be searched.
+        ConfigError: With a sentence for each thing that cannot be searched.
     """
     mistakes: list[str] = []
     knobs, fixed = [], []
     for override in overrides:
         if not override.is_sweep_override():
             fixed.append(override)
-            continue
-        found = list(_mistakes(override))
-        mistakes += found
-        if not found:
-            knobs.append(_knob(override, override.key_or_group in groups))
-    keys = [knob.key for knob in knobs]
-    for key in dict.fromkeys(keys):
-        if keys.count(key) > 1 or any(o.key_or_group == key for o in fixed):
-            mistakes.append(f"`{key}` must be given once, got it several times. Put all its values into one.")
+        elif found := list(_mistakes(override)):
+            mistakes += found
+        else:
+            knobs.append(_knob(override, override.key_or_group in groups, seed))
+    given = [_bare(override) for override in overrides]
+    mistakes += [
+        f"`{key}` must be given once, got it {given.count(key)} times. Put all its values into one."
+        for key in dict.fromkeys(_bare(override) for override in overrides if override.is_sweep_override())
+        if given.count(key) > 1
+    ]
     if mistakes:
         raise ConfigError(*mistakes)
     return Space(knobs, fixed)
 
 
+def _bare(override: Override) -> str:
+    """What an override sets, without a plus before it."""
+    return override.get_key_element().lstrip("+~")
+
+
 def _mistakes(override: Override) -> Iterator[str]:
     """What is wrong with the values of a swept override."""
-    key, typed = override.key_or_group, override.get_value_string()
-    values = override.value()
-    if not isinstance(values, IntervalSweep):
-        return
+    key, typed, values = override.key_or_group, override.get_value_string(), override.value()
+    if why := OF_THE_WHOLE.get(key):
+        yield f"`{key}` must have one value in a search, {why}, got {typed}. Write {key}=<value>, or leave it out."
+    elif override.is_delete():
+        yield f"`{override.input_line}` must leave out one thing in all trials. Write ~{key}, or search over options."
+    elif isinstance(values, RangeSweep):
+        if _steps(values) is None:
+            remedy = "Write range(<first>,<end>,<step>), where the end is not among the values."
+            yield f"`{key}` must have values in its range, got {typed}. {remedy}"
+    elif isinstance(values, IntervalSweep):
+        yield from _interval_mistakes(key, typed, values)
+    elif not list(override.sweep_iterator()):
+        yield f"`{key}` must have a choice, got {typed}, which none fits."
+
+
+def _interval_mistakes(key: str, typed: str, values: IntervalSweep) -> Iterator[str]:
     low, high = values.start, values.end
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         yield f"`{key}` must have two finite bounds, got {typed}. Write interval(<low>,<high>)."
-    elif low >= high:
-        yield f"`{key}` must have its lower bound first, got {typed}. Write interval({high},{low})."
+    elif low == high:
+        yield f"`{key}` must have two bounds that differ, got {typed}. Write {key}={low:g} to keep it there."
+    elif low > high:
+        yield f"`{key}` must have its lower bound first, got {typed}. Write interval({high:g},{low:g})."
     elif "log" in values.tags and low <= 0:
-        remedy = f"Try tag(log,interval({high / 1e4:g},{high}))."
+        remedy = (
+            f"Try tag(log,interval({high / 1e4:g},{high:g}))." if high > 0 else f"Write interval({low:g},{high:g})."
+        )
         yield f"`{key}` must be greater than 0 on a log scale, got {typed}. {remedy}"
 
 
-def _knob(override: Override, is_group: bool) -> Knob:
-    key, element, typed = override.key_or_group, override.get_key_element(), override.get_value_string()
-    if not override.is_choice_sweep():
-        try:
-            distribution = create_optuna_distribution_from_override(override)
-        except ValueError as error:
-            raise ConfigError(f"`{key}` must be a range with values in it, got {typed} ({error}).") from None
-        if isinstance(distribution, CategoricalDistribution):  # a range that is shuffled or of odd decimals
-            return Knob(key, element, distribution, {v: repr(v) for v in distribution.choices}, typed)
-        return Knob(key, element, distribution, {}, typed, is_range=override.is_range_sweep())
-    elements: list[Any] = list(override.sweep_iterator())
+def _knob(override: Override, is_group: bool, seed: int) -> Knob:
+    element, typed, values = override.get_key_element(), override.get_value_string(), override.value()
+    key, steps = _bare(override), None
+    if override.is_choice_sweep() or getattr(values, "shuffle", False):
+        elements: list[Any] = list(getattr(values, "list", None) or override.sweep_iterator())
+        if isinstance(values, RangeSweep):
+            elements = list(values)
+        if getattr(values, "shuffle", False):  # in the same order at each start
+            elements = [
+                elements[i] for i in np.random.default_rng((seed, zlib.crc32(key.encode()))).permutation(len(elements))
+            ]
+    elif isinstance(distribution := create_optuna_distribution_from_override(override), CategoricalDistribution):
+        elements = list(distribution.choices)  # of a range whose decimals a float cannot hold
+    else:
+        steps = _steps(values) if isinstance(values, RangeSweep) else None
+        return Knob(key, element, distribution, {}, typed, steps=steps)
     texts = [Transformer.str(each) for each in elements]
     labels = [_label(each) for each in elements]
     if len({(type(label), label) for label in labels}) != len(set(labels)):  # 1 and true are one key to Python
@@ -214,8 +286,19 @@ def _knob(override: Override, is_group: bool) -> Knob:
     return Knob(key, element, CategoricalDistribution(list(by_label)), by_label, typed, is_group)
 
 
+def _steps(values: RangeSweep) -> Steps | None:
+    """The values of a range; None if it has none."""
+    start, stop, step = (Decimal(str(bound)) for bound in (values.start, values.stop, values.step))
+    if not step or not all(bound.is_finite() for bound in (start, stop, step)):
+        return None
+    count = math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
+    return Steps(start, step, count) if count > 0 else None
+
+
 def _label(element: Any) -> Value:
     """A choice as Optuna and the tables have it."""
     if isinstance(element, QuotedString):
         return element.text
-    return element if element is None or isinstance(element, (str, int, float, bool)) else Transformer.str(element)
+    if isinstance(element, float):
+        return element if math.isfinite(element) else str(element)  # nan is no key
+    return element if element is None or isinstance(element, (str, int)) else Transformer.str(element)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -101,6 +101,19 @@ def alone(folder: Path) -> AbstractContextManager[int]:
     return locked(folder / ".choosing", os.O_CREAT)
 
 
+def others_run(folder: Path) -> bool:
+    """Whether another process runs trials of a sweep.
+
+    Args:
+        folder: Of the sweep.
+    """
+    own = Owner(folder)
+    try:
+        return any(own.is_alive(path.name) for path in own.folder.iterdir() if path.name != own.name)
+    finally:
+        own.close()
+
+
 class Trials:
     """What a process does with the trials of a study.
 
@@ -165,7 +178,7 @@ class Trials:
                 self.end(claim, TrialState.FAIL, kind="outside", cause=f"this search does not have {typed}")
                 return None
             if self._combinations is not None:
-                whole = self._untaken(trials, given) or self._fitting(given)[0]
+                whole = self._untaken(trials, given) or next(self._fitting(given))
                 self._storage.set_trial_system_attr(trial._trial_id, GIVEN, whole)
             values = self._suggested(Trial(self.study, trial._trial_id))
         return Claim(trial.number, trial._trial_id, values, taken_up=True)
@@ -173,14 +186,14 @@ class Trials:
     def _has(self, given: Mapping[str, Value]) -> bool:
         """Whether there are trials with these values."""
         if self._combinations is not None:
-            return bool(self._fitting(given))
+            return any(True for _ in self._fitting(given))
         return all(
             any(knob.key == key and _holds(knob, value) for knob in self.space.knobs) for key, value in given.items()
         )
 
-    def _fitting(self, given: Mapping[str, Value]) -> list[dict[str, Value]]:
+    def _fitting(self, given: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
         """The combinations of a grid with these values."""
-        return [combination for combination in self._combinations or () if given.items() <= combination.items()]
+        return (combination for combination in self._combinations or () if given.items() <= combination.items())
 
     def _untaken(self, trials: Sequence[FrozenTrial], given: Mapping[str, Value]) -> dict[str, Value] | None:
         """The first of them that no trial has."""
