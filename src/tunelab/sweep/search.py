@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -27,7 +27,8 @@ from tunelab.sweep.plan import Direction, Plan, make_folder, open_study, plan
 from tunelab.sweep.results import Results, conclude
 from tunelab.sweep.screen import Screen
 from tunelab.sweep.slots import Died, Slot, Slots, TimedOut, begin_loading
-from tunelab.sweep.trials import Claim, Trials
+from tunelab.sweep.space import Value
+from tunelab.sweep.trials import Claim, Trials, alone
 from tunelab.sweep.worker import Ended, Job, Report
 
 SAME_FAILURES = 3
@@ -110,7 +111,7 @@ class Search:
             self.trials = Trials(study, self.plan.space, self.plan.recipes.active, folder, dials["n_trials"], first)
             self.is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.trials.all())
             try:
-                again = self.trials.try_again()
+                again = self.trials.try_again(self._is_refused)
                 self.results = Results(self.plan, self.trials)
                 with Screen(self.plan, self.trials, again) as self.screen:
                     self._search(slots)
@@ -127,6 +128,13 @@ class Search:
         begin_loading()
         found: Direction = slots.call("direction_of", self.plan.recipes.recipe({}).values)
         return found
+
+    def _is_refused(self, values: Mapping[str, Value]) -> bool:
+        try:
+            self.plan.recipes.recipe(values)
+        except ConfigError:
+            return True
+        return False
 
     def _search(self, slots: Slots) -> None:
         """Starts the workers if there is something to do, and does it."""
@@ -294,7 +302,8 @@ class Search:
             trials = "A trial is" if others == 1 else f"{others} trials are"
             print(f"{trials} still run by another process, which says at its end what was found.")
             return
-        conclude(self.plan, self.trials, slots)
+        with alone(self.plan.folder):  # two that end at once look at the test set once
+            conclude(self.plan, self.trials, slots)
 
     @contextmanager
     def _noting_signals(self) -> Iterator[None]:

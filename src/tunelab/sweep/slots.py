@@ -170,6 +170,8 @@ class Slots:
     ) -> None:
         for slot in self._all:
             slot.kill()
+        if isinstance(error, KeyboardInterrupt):  # nothing is left behind, be it still loading
+            end_loading()
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._all)
@@ -257,6 +259,13 @@ def _no_main_module() -> Iterator[None]:
         yield
     finally:
         vars(module).update(hidden)
+
+
+def end_loading() -> None:
+    """Ends the process that the workers are forked from, if there is one."""
+    if (pid := getattr(forkserver._forkserver, "_forkserver_pid", None)) is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def begin_loading() -> None:

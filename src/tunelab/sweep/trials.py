@@ -261,10 +261,13 @@ class Trials:
         """Lets a trial wait that was told to end, until the study is taken up again."""
         self._storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
 
-    def try_again(self) -> int:
+    def try_again(self, is_refused: Callable[[Mapping[str, Value]], bool] = lambda values: False) -> int:
         """Puts the failed trials whose failure may have passed at the end of the queue, with the same values.
 
         A trial that diverged would diverge again: it is a result.
+
+        Args:
+            is_refused: Whether values make no valid recipe, so that those that were refused would be again.
 
         Returns:
             How many.
@@ -277,7 +280,8 @@ class Trials:
                 for trial in trials
                 if trial.state == TrialState.FAIL
                 and trial.number not in retried
-                and trial.user_attrs.get("kind") not in LASTING
+                and (kind := trial.user_attrs.get("kind")) not in LASTING
+                and not (kind == "refused" and is_refused(trial.params))
             ]
             for trial in again:
                 self.study.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
