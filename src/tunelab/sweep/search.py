@@ -221,7 +221,7 @@ class Search:
         del self.running[slot]
         if isinstance(said, TimedOut):
             seconds = self.plan.dials["trial_timeout"]
-            self._failed(claim, "failed", f"It took longer than sweep.trial_timeout={seconds}.")
+            self._failed(claim, "failed", f"It took longer than sweep.trial_timeout={seconds} seconds.")
         elif isinstance(said, Died):
             self._died(running, said.why)
         elif said.how == "done":
