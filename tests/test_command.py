@@ -125,7 +125,7 @@ def test_an_unknown_option_is_refused_with_those_of_its_folder_and_the_nearest(t
         ("xyzzy=1", "`xyzzy` must be a key of the recipe, got xyzzy. See --help for what there is."),
         ("+xyzzy=1", "`xyzzy` must be a key of the recipe; no part reads it."),
         ("regularization=[l1,l3]", "`regularization` must be one of"),
-        ("hydra/sweeper=tpe", "`hydra/sweeper` must be one of basic, optuna"),
+        ("hydra/sweeper=tpe", "`hydra/sweeper` must be one of basic, optuna, tunelab"),
     ],
 )
 def test_an_unknown_key_is_refused_with_what_was_probably_meant(tmp_path: Path, argument: str, sentence: str) -> None:
@@ -331,7 +331,7 @@ def test_the_lines_at_the_end_begin_in_one_column_and_one_thread_is_one(tmp_path
 def test_lines_of_hydra_and_of_the_tools_are_plain_and_apart_from_what_is_asked_for(
     tmp_path: Path, run_folder: Path
 ) -> None:
-    swept = in_process_of_its_own(tmp_path, "-m", "data=wine", "seed=1,2", *TINY)
+    swept = in_process_of_its_own(tmp_path, "-m", "hydra/sweeper=basic", "data=wine", "seed=1,2", *TINY)
     assert "Launching 2 jobs locally\n" in swept.err
     assert "HYDRA]" not in swept.text
     shutil.copytree(run_folder, tmp_path / "run")

@@ -168,12 +168,12 @@ def test_a_long_step_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_with_the_run_that_is_ended_and_says_how_to_continue_it(
+def test_hydras_own_sweep_ends_with_the_run_that_is_ended_and_says_how_to_continue_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (SupervisedTask, "training_step", 30)  # of the second job
-    words = ("-m", "size=tiny", "epochs=1", "lr=1e-3,1e-2,1e-1", "threads=1", "hydra.sweep.dir=sweep")
-    outcome, _ = signalled(tmp_path, monkeypatch, place, *words)
+    words = ("-m", "hydra/sweeper=basic", *("size=tiny", "epochs=1", "threads=1", "hydra.sweep.dir=sweep"))
+    outcome, _ = signalled(tmp_path, monkeypatch, place, *words, "lr=1e-3,1e-2,1e-1")
     assert outcome.code == 130, outcome.text
     assert "Traceback" not in outcome.text
     assert "Interrupted. To continue: python train.py resume=sweep/1" in outcome.text

@@ -203,12 +203,14 @@ def test_a_run_on_its_data_that_was_cut_short_and_resumed_is_the_uninterrupted_o
     assert_the_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_several_of_its_runs_are_made_by_m(trained: Path) -> None:
-    words = ("-m", *ONE_EPOCH, "optimizer=sign_descent,adamw", "trainer.limit_train_batches=2", "hydra.sweep.dir=sweep")
-    outcome = said(trained, *words)
+@pytest.mark.slow
+def test_the_search_of_its_readme_tries_each_of_its_parts_with_ours(trained: Path) -> None:
+    (command,) = re.findall(r"^ {4}python train\.py (-m .*)", (trained / "README.md").read_text(), re.M)
+    outcome = said(trained, *shlex.split(command.split("#")[0]), "epochs=1", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err
-    chosen = [json.loads(path.read_text())["choices"]["optimizer"] for path in sorted(trained.glob("sweep/*/run.json"))]
-    assert chosen == ["sign_descent", "adamw"]
+    chosen = [json.loads(path.read_text())["choices"] for path in sorted(trained.glob("sweep/*/run.json"))]
+    tried = [(choices["model"], choices["optimizer"]) for choices in chosen]
+    assert tried == [("net", "sign_descent"), ("net", "adamw"), ("mlp", "sign_descent"), ("mlp", "adamw")]
 
 
 @pytest.mark.parametrize("group", ["model", "data", "optimizer", "loss", "callbacks", "experiment", "size"])

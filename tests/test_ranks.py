@@ -244,8 +244,8 @@ def test_early_stopping_ends_both_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_over_several_processes_makes_each_run_once(tmp_path: Path) -> None:
-    sweep = ("-m", "lr=1e-3,1e-2", "hydra.sweep.dir=sweep")
+def test_hydras_own_sweep_over_several_processes_makes_each_run_once(tmp_path: Path) -> None:
+    sweep = ("-m", "hydra/sweeper=basic", "lr=1e-3,1e-2", "hydra.sweep.dir=sweep")
     outcome = typed(tmp_path, *PLAIN[:2], "trainer=ddp", "epochs=1", *sweep)
     assert outcome.code == 0, outcome.text
     assert sorted(path.parent.name for path in tmp_path.rglob("config.yaml")) == ["0", "1"]

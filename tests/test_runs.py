@@ -277,7 +277,7 @@ def test_a_repetition_of_what_is_no_run_is_refused_with_the_newest_run(tmp_path:
 
 
 def test_a_multirun_makes_a_whole_folder_for_each_run_and_none_meets_the_test_set(tmp_path: Path) -> None:
-    outcome = typed(tmp_path, "-m", "lr=1e-2,1e-3", "optimizer=sgd,adam", *TINY)
+    outcome = typed(tmp_path, "-m", "hydra/sweeper=basic", "lr=1e-2,1e-3", "optimizer=sgd,adam", *TINY)
     assert outcome.code == 0, outcome.err
     folders = sorted(tmp_path.glob("outputs/multirun/*/*/"))
     made = set()
@@ -297,7 +297,7 @@ def test_a_multirun_makes_a_whole_folder_for_each_run_and_none_meets_the_test_se
 
 
 def test_a_run_of_a_multirun_is_the_run_of_its_own_command(tmp_path: Path) -> None:
-    typed(tmp_path, "-m", "seed=0,1", *TINY)
+    typed(tmp_path, "-m", "hydra/sweeper=basic", "seed=0,1", *TINY)
     alone = typed(tmp_path, "seed=1", "test=false", *TINY).folder
     (of_several,) = tmp_path.glob("outputs/multirun/*/1")
     assert same_bits(of_several, tmp_path / alone)

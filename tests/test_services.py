@@ -117,7 +117,8 @@ def test_wandb_offline_has_the_knobs_and_every_value_of_the_csv(tmp_path: Path) 
 @pytest.mark.slow
 @needs["wandb"]
 def test_two_runs_of_one_process_are_two_runs_of_wandb_and_a_resumed_one_is_the_same(tmp_path: Path) -> None:
-    outcome = typed(tmp_path, "-m", *SMALL, *WANDB, "lr=1e-3,1e-2", "hydra.sweep.dir=sweep")
+    sweep = ("-m", "hydra/sweeper=basic", "lr=1e-3,1e-2", "hydra.sweep.dir=sweep")
+    outcome = typed(tmp_path, *sweep, *SMALL, *WANDB)
     assert outcome.code == 0, outcome.text
     first, second = offline_runs(tmp_path)
     assert first["id"] != second["id"]

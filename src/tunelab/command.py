@@ -12,11 +12,12 @@ import shlex
 import signal
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -24,15 +25,15 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tunelab import catalogue, conf_folder, own_code, project, tools
-from tunelab.config import OF_A_SEARCH, recipe_of, resolved, validate
+from tunelab import catalogue, conf_folder, multirun, own_code, project, tools
+from tunelab.config import recipe_of, validate
 from tunelab.errors import ConfigError, Terminated, did_you_mean, exit_code, program
 from tunelab.folder import RunFolder, claim
 from tunelab.job import COMMAND_VARIABLE, train_job
@@ -43,11 +44,7 @@ from tunelab.overrides import (
     recorded_overrides,
     refuse_blanks,
     refuse_dashes,
-    refuse_misplaced,
-    refuse_sweeps,
 )
-from tunelab.ranges import range_mistakes
-from tunelab.schema import Search
 from tunelab.whitelist import whitelist
 
 log = logging.getLogger("tunelab")
@@ -176,8 +173,8 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
     try:
         overrides = _typed_overrides(name, flags.overrides)
         if not flags.multirun:
-            refuse_sweeps(overrides)
-        refuse_misplaced(overrides, flags.multirun)
+            multirun.refuse_sweeps(overrides)
+        multirun.refuse_misplaced(overrides, flags.multirun)
         added = recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         if flags.help:
@@ -192,13 +189,32 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
         if not flags.multirun:
             check(recipe_of(cfg), [o.key_or_group for o in overrides])
         elif claims:  # the jobs of a sweep are checked one by one, as they are composed
-            _check_sweep(cfg, overrides)
+            multirun.check(cfg, overrides, _loader())
+        if flags.cfg and (flags.multirun or (claims and flags.cfg == "job")):
+            _show(cfg, flags, name, arguments)
         if claims and not flags.multirun and not flags.cfg:
             added = [*added, f"hydra.run.dir={quoted(_run_folder(cfg, overrides))}"]
     finally:
         HydraConfig.instance().cfg = None
         GlobalHydra.instance().clear()
     sys.argv[1:1] = added
+
+
+def _show(cfg: DictConfig, flags: Namespace, config_name: str, arguments: list[str]) -> NoReturn:
+    """`--cfg`: the recipe of a run, which Hydra's own would print with the keys of a search; with -m, that has them."""
+    if flags.cfg != "job":
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        hydra.show_cfg(config_name, arguments, flags.cfg, flags.package, flags.resolve)
+        sys.exit()
+    recipe = recipe_of(cfg, searched=flags.multirun)
+    if flags.resolve:
+        OmegaConf.resolve(recipe)
+    shown = recipe if flags.package in (None, "_global_") else OmegaConf.select(recipe, flags.package)
+    if shown is None:
+        raise CommandLineError(f"`--package` must be a key of the recipe, got {flags.package}.")
+    print(OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else shown, end="" if shown is recipe else "\n")
+    sys.exit()
 
 
 def _initialize(folder: Path, config_dir: str | None, job_name: str) -> None:
@@ -208,30 +224,6 @@ def _initialize(folder: Path, config_dir: str | None, job_name: str) -> None:
         path = f"file://{Path(config_dir).resolve()}"
         search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
     Hydra.create_main_hydra2(task_name=job_name, config_search_path=search_path)
-
-
-def _check_sweep(cfg: DictConfig, overrides: list[Override]) -> None:
-    """What can be said of a sweep before its first job: unknown keys, and finite choices out of their range."""
-    known = catalogue.groups(_loader())
-    swept = [o for o in overrides if o.is_sweep_override()]
-    varied = {o.key_or_group for o in swept if catalogue.is_group(o, known)}
-    # a key of a part that is itself swept is there in some jobs only
-    values = [o for o in swept if not catalogue.is_group(o, known) and o.key_or_group.split(".")[0] not in varied]
-    if unknown := list(catalogue.unknown_keys(cfg, values, known, _loader())):
-        raise CommandLineError(*unknown)
-    recipe = recipe_of(cfg)
-    mistakes = dict.fromkeys(range_mistakes(resolved(recipe)))
-    if all(key in cfg for key in OF_A_SEARCH):
-        of_search = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in OF_A_SEARCH}
-        mistakes |= dict.fromkeys(range_mistakes(of_search, Search))
-    for override in values:
-        choices = override.value()
-        for choice in choices.list if isinstance(choices, ChoiceSweep) else []:
-            trial = recipe.copy()
-            OmegaConf.update(trial, override.key_or_group, getattr(choice, "text", choice))  # of a quoted string
-            mistakes |= dict.fromkeys(range_mistakes(resolved(trial)))
-    if mistakes:
-        raise ConfigError(*mistakes)
 
 
 def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from tunelab import catalogue
-from tunelab.config import OF_A_SEARCH
 from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
 from tunelab.job import RESUME_MAY_CHANGE
@@ -73,40 +72,6 @@ def refuse_blanks(arguments: list[str]) -> None:
                 f"`{' '.join(apart)}` must be one word: write {shlex.quote(''.join(apart))} without blanks."
             )
     if mistakes:
-        raise CommandLineError(*mistakes)
-
-
-def refuse_sweeps(overrides: list[Override]) -> None:
-    """Refuses several values of a key in a single run.
-
-    Raises:
-        CommandLineError: With a sentence for each, which says what brackets do where a group takes several.
-    """
-    mistakes = []
-    for override in (o for o in overrides if o.is_sweep_override()):
-        remedy = "add -m for a run of each"
-        if catalogue.takes_several(override):
-            together = f"{override.key_or_group}=[{','.join(dict.fromkeys(catalogue.chosen(override)))}]"
-            remedy = f"type '{together}', in quotes, for all of them in one run, or {remedy}"
-        mistakes.append(f"`{override.input_line}` must have one value, or be searched: {remedy}.")
-    if mistakes:
-        raise CommandLineError(*mistakes)
-
-
-def refuse_misplaced(overrides: list[Override], multirun: bool) -> None:
-    """Refuses what says how a -m searches where there is none, and a search over it.
-
-    Raises:
-        CommandLineError: With a sentence for each.
-    """
-    of_search = [o for o in overrides if o.key_or_group.split(".")[0] in OF_A_SEARCH]
-    if mistakes := [
-        f"`{o.input_line}` must have one value, as it says how to search. Search with each in a command of its own."
-        if multirun
-        else f"`{o.input_line}` must come with -m, as it says how to search, and something to vary: -m lr=1e-3,1e-2."
-        for o in of_search
-        if o.is_sweep_override() or not multirun
-    ]:
         raise CommandLineError(*mistakes)
 
 
