@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ class Swept:
     def written(self, number: int) -> dict[str, int]:
         """When each file of a trial was written, but for what the sweep adds: a row, the winner's score."""
         folder = self.path / str(number)
-        others = ("result.json", ".lock", "events.out.tfevents.0.trial")
+        others = ("result.json", "evaluations.jsonl", ".lock", "events.out.tfevents.0.trial")
         files = [path for path in folder.rglob("*") if path.is_file() and path.name not in others]
         return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
@@ -123,6 +124,14 @@ def processes(folder: Path) -> list[int]:
             if path.readlink() == folder:
                 found.append(int(path.parent.name))
     return alive(found)
+
+
+def left_behind(folder: Path, seconds: float = 5.0) -> list[int]:
+    """The processes that work in a folder and have not ended after some time."""
+    until = time.monotonic() + seconds
+    while (found := processes(folder)) and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
 
 
 def workers(fork: Fork, folder: Path) -> list[int]:

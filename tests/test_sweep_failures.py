@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from forks import Fork, Forks, server
 from optuna.trial import TrialState
-from swept import Swept, begin, processes, run
+from swept import Swept, begin, left_behind, processes, run
 
 OWN = """
     import math, os, time
@@ -128,7 +128,7 @@ def test_a_trial_that_hangs_is_ended_after_its_time(forks: Forks, tmp_path: Path
     assert time.monotonic() - began < 59
     assert [trial.state.name for trial in swept.trials] == ["FAIL", "COMPLETE"]
     assert attributes(swept, 0)["cause"] == "It took longer than sweep.trial_timeout=15 seconds."
-    assert processes(tmp_path) == []
+    assert left_behind(tmp_path) == []
 
 
 @pytest.mark.slow
