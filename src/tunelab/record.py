@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,17 +87,10 @@ def record(folder: Path, cfg: DictConfig, start: Start) -> None:
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seed": cfg.seed,
         "threads": cfg.threads,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": {
-            "platform": platform.platform(),
-            "host": platform.node(),
-            "libc": " ".join(platform.libc_ver()),
-            "cpu": _cpu(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        "versions": _versions(),
+        "machine": _machine(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "code": code_hash(),
+        "code": _own_hash(),
         "own_code": {name: _hash_of(name) for name in own_code.trusted()},
         "data": fingerprints(cfg.data),
         "checkout": None if start.checkout is None else dict(start.checkout),
@@ -118,6 +112,29 @@ def record(folder: Path, cfg: DictConfig, start: Start) -> None:
         resumes = [*resumes, {key: value for key, value in now.items() if latest.get(key) != value}]
         now = {**before, "overrides": start.overrides, "choices": dict(start.choices), "resumes": resumes}
     write_json(path, now)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@cache
+def _machine() -> dict[str, str | None]:
+    return {
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "libc": " ".join(platform.libc_ver()),
+        "cpu": _cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+@cache
+def _own_hash() -> str:
+    """That of tunelab: of what this process has imported, whatever becomes of the files."""
+    return code_hash()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

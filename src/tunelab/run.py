@@ -42,7 +42,7 @@ def build(node: Any, **keywords: Any) -> Any:
     from hydra.errors import InstantiationException
 
     try:
-        return instantiate(node, **keywords, _convert_="all", _execution_whitelist_=whitelist())
+        return instantiate(_alone(node), **keywords, _convert_="all", _execution_whitelist_=whitelist())
     except (InstantiationException, TypeError, ValueError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ConfigError) and cause.__cause__ is not None:
@@ -57,6 +57,17 @@ def build(node: Any, **keywords: Any) -> Any:
         if wrong := unexpected(key, first, others):
             raise ConfigError(wrong) from error
         raise ConfigError(f"`{key}` must {rule}: {first}") from error
+
+
+def _alone(node: Any) -> Any:
+    """A copy of a config node below the keys that lead to it, without the rest: instantiate would copy all of it."""
+    if not OmegaConf.is_config(node) or node._get_parent() is None:
+        return node
+    key, tree = node._get_full_key(""), OmegaConf.to_container(node, resolve=True)
+    for name in reversed(key.split(".")):
+        tree = {name: tree}
+    whole: Any = OmegaConf.create(tree)
+    return OmegaConf.select(whole, key)
 
 
 def train(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunelab.data.arrays import ArrayData, Arrays
 from tunelab.data.memory import Parts
@@ -56,10 +58,7 @@ def _arrays(dataset: str) -> Arrays:
 
 def _digits() -> Arrays:
     """What `sklearn.datasets.load_digits` reads, from its file: the first run of a newcomer need not import sklearn."""
-    package = find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    rows = _digits_rows().copy()
     return Arrays(
         inputs=rows[:, :-1].reshape(-1, 1, 8, 8),  # (examples, channels, height, width)
         targets=rows[:, -1].astype(int),
@@ -67,3 +66,14 @@ def _digits() -> Arrays:
         class_names=tuple(str(digit) for digit in range(10)),
         kind="image",
     )
+
+
+@cache  # the trials of a sweep share their process
+def _digits_rows() -> NDArray[np.float64]:
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    rows: NDArray[np.float64] = np.loadtxt(
+        Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=","
+    )
+    return rows
