@@ -242,7 +242,7 @@ class Trials:
         if trial.last_step != epoch:  # it is trained again from an earlier one, and judged as the first time
             trial = copy(trial)
             trial.intermediate_values = {e: v for e, v in trial.intermediate_values.items() if e <= epoch}
-        return self.study.pruner.prune(self.study, trial)
+        return bool(self.study.pruner.prune(self.study, trial))  # numpy's is none to whoever is answered
 
     def end(self, claim: Claim, state: TrialState, value: float | None = None, **said: Any) -> None:
         """Writes down how a trial ended.
