@@ -39,7 +39,8 @@ class Winner:
     """
 
     def __init__(self, loader: ConfigLoader, config_name: str, overrides: list[str], threads: int) -> None:
-        self._loader, self._config_name, self._threads = loader, config_name, threads
+        self._loader, self._config_name = loader, config_name
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
         whole = self._compose(overrides)
         self._recipe = _raw(whole)
         if self._recipe["threads"] is None:
@@ -50,7 +51,10 @@ class Winner:
         self.values |= {key: self._recipe[key] for key in ALWAYS}
 
     def _compose(self, overrides: list[str]) -> DictConfig:
-        return self._loader.load_configuration(self._config_name, overrides, RunMode.RUN)
+        key = tuple(overrides)
+        if key not in self._composed:
+            self._composed[key] = self._loader.load_configuration(self._config_name, overrides, RunMode.RUN)
+        return self._composed[key]
 
     def _choices(self, cfg: DictConfig) -> dict[str, Any]:
         """The option of each group of a composition; of the groups that take several, those that have a file."""
