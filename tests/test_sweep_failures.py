@@ -73,7 +73,7 @@ def test_a_failed_trial_is_recorded_with_its_cause_and_its_last_lines_and_the_ot
     assert ended.code == 0, ended.text
     assert [trial.state.name for trial in swept.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert "ValueError: batches of 16 are not liked" in attributes(swept, 1)["cause"]
-    assert attributes(swept, 1)["log"].splitlines()[-1] == "ValueError: batches of 16 are not liked"
+    assert "\nValueError: batches of 16 are not liked\n" in attributes(swept, 1)["log"] + "\n"
     assert "Traceback" not in ended.text
 
 

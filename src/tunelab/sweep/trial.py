@@ -149,8 +149,8 @@ def _run(job: Job, link: Link) -> Ended:
         if isinstance(error.__context__, Interrupted):  # by a signal, from the sweep or not
             return Ended("interrupted")
         log.exception("The trial failed.")
-        own = own_code.own_traceback(error)
-        return Ended("failed", own or f"{type(error).__name__}: {error}", spent=True)
+        said, own = f"{type(error).__name__}: {error}", own_code.own_traceback(error)
+        return Ended("failed", f"{said}\n{own}" if own else said, spent=True)
 
 
 def _leaves_something(patience: float = 0.0) -> bool:
