@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -61,7 +61,7 @@ class Owner:
         self.folder = folder / ".owners"
         self.folder.mkdir(exist_ok=True)
         self.name = uuid.uuid4().hex
-        self._file: TextIO = (self.folder / self.name).open("w")
+        self._file = os.open(self.folder / self.name, os.O_RDWR | os.O_CREAT, 0o644)
         with suppress(OSError):
             fcntl.flock(self._file, fcntl.LOCK_EX)
 
@@ -87,7 +87,7 @@ class Owner:
     def close(self) -> None:
         """Says that it is gone."""
         (self.folder / self.name).unlink(missing_ok=True)
-        self._file.close()
+        os.close(self._file)
         with suppress(OSError):
             self.folder.rmdir()  # the last one
 
