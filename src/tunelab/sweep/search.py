@@ -116,8 +116,7 @@ class Search:
                 with Screen(self.plan, self.trials, again) as self.screen:
                     self._search(slots)
             finally:
-                self._give_back()
-                self.trials.owner.close()
+                self.trials.leave()
             self._end(slots)
 
     def _direction(self, slots: Slots) -> Direction:
@@ -168,10 +167,10 @@ class Search:
                 self.screen.began(running.claim, running.job.recipe["epochs"])
             if not self.running and (self._ends() or (slots.idle and not self.waiting)):
                 return
-            for slot, said in slots.events(0.2):
-                self._hear(slot, said)
             self.screen.refresh()
             self.results.refresh()
+            for slot, said in slots.events(0.2):
+                self._hear(slot, said)
 
     def _ends(self) -> bool:
         """Whether no trial is to begin any more."""
@@ -270,12 +269,6 @@ class Search:
         self.same.append(re.sub(r"\d[\d.e+-]*", "#", cause))
         if len(self.same) == SAME_FAILURES and len(set(self.same)) == 1:
             self.mistaken = f"The first {SAME_FAILURES} trials failed in the same way:\n{cause}"
-
-    def _give_back(self) -> None:
-        """Lets the trials wait that have not ended; where that cannot be written, their owner's end says it."""
-        for running in [*self.running.values(), *self.waiting]:
-            with suppress(OSError, OptunaError):
-                self.trials.give_back(running.claim)
 
     def _let_save(self, slots: Slots) -> None:
         """Lets the trials that run save and end, of which the study is not told."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tunelab.sweep.journal import locked
@@ -260,6 +261,17 @@ class Trials:
     def give_back(self, claim: Claim) -> None:
         """Lets a trial wait that was told to end, until the study is taken up again."""
         self._storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
+
+    def leave(self) -> None:
+        """Lets the trials of this process wait that have not ended, and says that it is gone.
+
+        Where the first cannot be written the second says it.
+        """
+        with suppress(OSError, OptunaError):
+            for trial in self.all():
+                if trial.state == TrialState.RUNNING and trial.system_attrs.get(OWNER) == self.owner.name:
+                    self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        self.owner.close()
 
     def try_again(self, is_refused: Callable[[Mapping[str, Value]], bool] = lambda values: False) -> int:
         """Puts the failed trials whose failure may have passed at the end of the queue, with the same values.
