@@ -216,7 +216,7 @@ def test_a_study_that_can_no_longer_be_written_is_said_and_what_runs_is_saved(fo
 
     Journal.append_logs = append
 """
-    words = ("epochs=400", "lr=0.1,0.01", "sweep.n_jobs=2")
+    words = ("epochs=100", "lr=0.1,0.01", "sweep.n_jobs=2")
     swept, fork = Swept(tmp_path), begin(forks, tmp_path, *words, before=full)
     wait_for_trial(fork, swept, 2)
     (tmp_path / "full").touch()

@@ -18,7 +18,7 @@ from forks import REPOSITORY, Fork, Forks, server
 from optuna.trial import TrialState
 from swept import TINY, Swept, begin, left_behind, processes, run
 
-WORDS = ("epochs=400", "lr=0.1,0.01,0.001", "sweep.n_jobs=2")
+WORDS = ("epochs=100", "lr=0.1,0.01,0.001", "sweep.n_jobs=2")
 CTRL_C = b"\x03"
 
 
@@ -190,7 +190,7 @@ def test_a_ctrl_c_at_a_terminal_ends_in_words_whatever_the_search_is_at(
 
 @pytest.mark.slow
 def test_timeout_ends_a_search_in_words(tmp_path: Path) -> None:
-    command = ["timeout", "20", sys.executable, str(REPOSITORY / "train.py"), *TINY, *WORDS]
+    command = ["timeout", "30", sys.executable, str(REPOSITORY / "train.py"), *TINY, *WORDS]
     command[-2] = "lr=" + ",".join(f"{number / 1000}" for number in range(1, 300))
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 124

@@ -52,7 +52,7 @@ def test_the_same_command_adds_what_is_missing_and_starts_nothing_where_there_is
     assert list(swept.ended) == [0, 1, 2, 3]
     assert {n: swept.ended[n] for n in first} == first
     assert [swept.written(0), swept.written(1)] == written
-    folders = sorted(path.name for path in swept.path.iterdir() if path.is_dir() and path.name[0] != ".")
+    folders = sorted(path.parent.name for path in swept.path.glob("*/run.json"))
     assert folders == ["0", "1", "2", "3"]
     looks = [(path, path.read_text()) for path in swept.path.glob("*/evaluations.jsonl")]
     again = run(forks, tmp_path, *RANDOM, "sweep.n_trials=4", before=LOOK)

@@ -302,17 +302,23 @@ class Search:
     def _noting_signals(self) -> Iterator[None]:
         """Takes note of the first signal, for the loop to see; the second ends at once."""
 
+        last = -1.0
+
         def note(signum: int, frame: FrameType | None) -> None:
+            nonlocal last
+            before, last = last, time.monotonic()
+            if signum == signal.SIGTERM and self.signals and last - before < 1.0:
+                return  # `timeout` sends it to its child, and then to all of its group
             self.signals.append(signum)
             if len(self.signals) > 1:
                 raise KeyboardInterrupt(128 + signum)
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {n: signal.signal(n, note) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+        handlers = {n: signal.signal(n, note) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
 
