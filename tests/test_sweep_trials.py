@@ -12,6 +12,7 @@ import random
 import re
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -515,6 +516,12 @@ def test_a_trial_that_is_taken_up_is_judged_at_each_epoch_as_the_first_time(kept
         ("study.db", "must be the URL of a database, got study.db. Write sqlite:///study.db or"),
         ("", "must be the URL of a database, got . Write"),
         ("nosuch://host/database", "must be the URL of a database, got nosuch://host/database."),
+        ("sqlite://", "must be the URL of a database, got sqlite://. Write sqlite:///study.db or"),
+        (
+            "mysql://me:secret@host/database",
+            "must be a database whose driver is installed, got mysql://me:***@host/database, which needs MySQLdb. "
+            "Type pip install mysqlclient.",
+        ),
         ("redis://localhost", "must be the URL of a database, got redis://localhost."),
         (
             "postgresql://me@host:port/database",
@@ -526,12 +533,21 @@ def test_a_trial_that_is_taken_up_is_judged_at_each_epoch_as_the_first_time(kept
             "pymssql. Type pip install pymssql.",
         ),
         (
+            "postgresql://me:secret@host/database",
+            "must be a database whose driver is installed, got postgresql://me:***@host/database, which needs psycopg. "
+            "Type pip install 'psycopg[binary]'.",
+        ),
+        (
             "sqlite:////nowhere/study.db",
             "must be a database that can be opened, got sqlite:////nowhere/study.db: unable to open database file.",
         ),
     ],
 )
-def test_a_storage_that_cannot_be_is_refused_in_words(tmp_path: Path, url: str, said: str) -> None:
+def test_a_storage_that_cannot_be_is_refused_in_words(
+    tmp_path: Path, url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for driver in ("MySQLdb", "psycopg", "pymssql"):
+        monkeypatch.setitem(sys.modules, driver, None)  # as if it were not installed
     with pytest.raises(ConfigError, match=re.escape(f"`sweep.storage` {said}")):
         open_storage(url, tmp_path)
 

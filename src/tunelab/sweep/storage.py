@@ -35,6 +35,8 @@ def _database(url: str) -> RDBStorage:
     try:
         parsed = make_url(url)
         is_sqlite = parsed.get_backend_name() == "sqlite"
+        if is_sqlite and parsed.database in (None, "", ":memory:"):
+            raise ValueError("no file")  # what is not kept cannot be taken up again
         wait = {"connect_args": {"timeout": SECONDS_TO_WAIT}} if is_sqlite else {"pool_pre_ping": True}
         storage = RDBStorage(url, wait)
     except (ArgumentError, NoSuchModuleError, ValueError):
@@ -66,7 +68,7 @@ def _database(url: str) -> RDBStorage:
     return storage
 
 
-INSTALLED_BY = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+INSTALLED_BY = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """The packages whose names are not those of their modules."""
 
 LOST = {"OperationalError", "InterfaceError"}
