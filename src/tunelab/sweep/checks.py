@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import numpy as np
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler
 
 from tunelab import catalogue
@@ -130,6 +131,8 @@ def _combinations(recipes: Recipes, start: Mapping[str, Value]) -> Iterator[Mapp
 
 def _probes(knob: Knob) -> list[Value]:
     """Values of a knob that show whether all are right."""
-    if knob.count is not None and knob.count <= PROBES:
-        return knob.values()
-    return [knob.draw(share) for share in (0.0, 0.37, float(np.nextafter(1.0, 0.0)))]
+    if knob.count is not None:
+        return knob.values() if knob.count <= PROBES else [knob.draw(share) for share in (0.0, 0.37, 0.999999)]
+    d = knob.distribution
+    assert isinstance(d, (IntDistribution, FloatDistribution))
+    return [d.low, knob.draw(0.37), d.high]

@@ -196,9 +196,10 @@ def _load(plan: Plan, direction: Direction | None) -> optuna.Study | None:
         follow_number(sampler, plan.dials["seed"])
     if isinstance(sampler, QuasiRandom):
         sampler.first = 0 if plan.first is None else 1
-    directions = [direction] if name not in there and direction is not None else None
+    if name in there:
+        return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
     return optuna.create_study(
-        study_name=name, storage=storage, sampler=sampler, pruner=pruner, directions=directions, load_if_exists=True
+        study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction=direction, load_if_exists=True
     )
 
 

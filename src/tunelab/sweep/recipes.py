@@ -13,6 +13,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -152,7 +153,7 @@ class Recipes:
         cfg: DictConfig = pickle.loads(composed.pickled)
         try:
             ConfigLoaderImpl._apply_overrides_to_config(
-                catalogue.parse([knob.override(values[knob.key]) for knob in knobs if not knob.is_group]), cfg
+                [_parsed(knob.override(values[knob.key])) for knob in knobs if not knob.is_group], cfg
             )
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(str(error)) from None
@@ -175,6 +176,10 @@ class Recipes:
     def start(self) -> dict[str, Value]:
         """A value for each knob, with an effect or not: the recipe's own, or the first if that is not searched."""
         return {knob.key: knob.draw(0) for knob in self.space.knobs} | self._own()[0]
+
+    def anywhere(self) -> Recipe:
+        """That of some trial, the recipe's own as far as it is searched."""
+        return self.recipe(self.with_effect(self.start()))
 
     def with_effect(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Values without those that have no effect with the options among them."""
@@ -242,6 +247,12 @@ class Followed:
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
+@lru_cache(1024)
+def _parsed(text: str) -> Override:
+    (override,) = catalogue.parse([text])
+    return override
+
+
 @contextmanager
 def _hydra_config(hydra: Any) -> Iterator[None]:
     """Hydra's own part as that of a trial, which the name of a run asks for what is chosen."""
@@ -279,7 +290,7 @@ def _same(knob: Knob, own: Any) -> list[Value]:
         d = knob.distribution
         return [own] if isinstance(own, (int, float)) and not isinstance(own, bool) and d._contains(own) else []
     for choice in knob.texts:
-        (override,) = catalogue.parse([knob.override(choice)])
+        override = _parsed(knob.override(choice))
         meant: Any = override.value()
         if knob.key in MEMBER_GROUPS:  # in any order
             meant, own = sorted(catalogue.chosen(override)), sorted(own)

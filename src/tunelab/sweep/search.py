@@ -107,8 +107,7 @@ class Search:
         with Slots(dials["n_jobs"], folder / "workers.log") as slots, _study_in_words(self.command):
             study = open_study(self.plan, None) or open_study(self.plan, self._direction(slots))
             assert study is not None
-            first = self.plan.recipes.own_values() if dials["baseline"] and not self.plan.is_grid else None
-            self.trials = Trials(study, self.plan.space, self.plan.recipes.active, folder, dials["n_trials"], first)
+            self.trials = Trials(study, self.plan.space, self.plan.recipes.active, folder, dials["n_trials"], self.plan.first)
             self.is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.trials.all())
             try:
                 again = self.trials.try_again(self._is_refused)
@@ -125,7 +124,7 @@ class Search:
             given: Direction = recipe.objective_direction
             return given
         begin_loading()
-        found: Direction = slots.call("direction_of", self.plan.recipes.recipe({}).values)
+        found: Direction = slots.call("direction_of", self.plan.recipes.anywhere().values)
         return found
 
     def _is_refused(self, values: Mapping[str, Value]) -> bool:

@@ -1,0 +1,222 @@
+"""What a search is called, where it goes, and when a study of another search is refused or takes more choices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from optuna.trial import TrialState
+
+from tunelab import conf_folder
+from tunelab.errors import ConfigError
+from tunelab.sweep.plan import Plan, make_folder, open_study, plan
+from tunelab.sweep.trials import Owner, Trials
+
+Plans = Callable[..., Plan]
+
+KNOWN: dict[tuple[str, ...], Any] = {}
+"""What has been composed."""
+
+
+@pytest.fixture
+def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plans]:
+    """plans(*overrides): what -m makes of a command line."""
+    monkeypatch.chdir(tmp_path)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), job_name="train"):
+        loader: Any = GlobalHydra.instance().config_loader()
+        compose = loader.load_configuration
+
+        def once(config_name: str, overrides: list[str], run_mode: RunMode) -> Any:  # a tenth of a second each
+            if (key := (*overrides, run_mode.name)) not in KNOWN:
+                KNOWN[key] = compose(config_name, overrides, run_mode)
+            return KNOWN[key].copy()
+
+        loader.load_configuration = once
+
+        def made(*overrides: str) -> Plan:
+            master = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
+            HydraConfig.instance().set_config(master)
+            return plan(list(overrides), master, loader)
+
+        yield made
+    HydraConfig.instance().cfg = None
+
+
+def opened(planned: Plan) -> optuna.Study:
+    make_folder(planned.folder)
+    study = open_study(planned, "minimize")
+    assert study is not None
+    return study
+
+
+def searched(planned: Plan, count: int = 1000) -> list[dict[str, Any]]:
+    """Runs trials that do nothing, and says what they were."""
+    study = opened(planned)
+    trials = Trials(study, planned.space, planned.recipes.active, planned.folder, count, planned.first)
+    found = []
+    while claim := trials.next():
+        found.append(claim.values)
+        trials.report(claim, 1, 2.0 * claim.number)
+        state = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)[claim.number % 3]
+        trials.end(claim, state, float(claim.number) if state == TrialState.COMPLETE else None, seconds=1)
+    trials.owner.close()
+    return found
+
+
+def test_a_search_is_called_by_what_it_is_and_not_by_how_long_it_runs(plans: Plans) -> None:
+    one = plans("lr=1e-3,1e-2", "data=iris", "epochs=3", "batch_size=16,32").folder
+    assert one.parts[:2] == ("outputs", "sweeps")
+    assert one.name.startswith("iris-mlp-")
+    same = plans(
+        "batch_size=16,32", "epochs=3", "lr=0.001,0.01", "data=iris", "sweep.n_trials=3", "sweep.n_jobs=2"
+    ).folder
+    assert same == one
+    others = [
+        plans("lr=1e-3,1e-2", "data=iris", "epochs=4", "batch_size=16,32"),
+        plans("lr=1e-3,1e-1", "data=iris", "epochs=3", "batch_size=16,32"),
+        plans("lr=1e-3,1e-2", "data=iris", "epochs=3", "batch_size=16,32", "sweep=random"),
+        plans("lr=1e-3,1e-2", "data=iris", "epochs=3", "batch_size=16,32", "sweep=random", "sweep.seed=1"),
+        plans("lr=1e-3,1e-2", "data=iris", "epochs=3", "batch_size=16,32", "pruner=median"),
+    ]
+    assert len({one, *(other.folder for other in others)}) == 6
+
+
+def test_the_recipes_own_values_are_the_first_trial_where_they_are_searched(plans: Plans) -> None:
+    log = "lr=tag(log,interval(1e-5,1e-1))"
+    assert plans("sweep=random", log).first == {"lr": 1e-3}
+    assert plans("sweep=random", "sweep.baseline=false", log).first is None
+    assert plans("lr=1e-3,1e-2").first is None  # a grid has its own order
+    outside = plans("sweep=qmc", "lr=interval(0.1,0.2)")
+    assert outside.first is None
+    assert outside.remarks == ["The recipe's own values are not tried first: lr=0.001 is not in interval(0.1,0.2)."]
+
+
+def test_what_a_sampler_cannot_search_is_said(plans: Plans) -> None:
+    typed = ["lr=tag(log,interval(1e-4,0.1))", "weight_decay=interval(0,0.1)", "optimizer=adamw,momentum"]
+    momentum = "optimizer.momentum=interval(0.5,0.9)"
+    said = ": drawn at random, as not every trial has it as a number."
+    assert plans("sweep=cmaes", *typed).remarks == [f"optimizer{said}"]
+    assert plans("sweep=gp", *typed, momentum).remarks == [f"optimizer.momentum{said}"]
+    assert plans("sweep=tpe", *typed, momentum).remarks == []
+    assert plans("sweep=tpe", *typed, momentum).sampler["group"] is True
+    assert "group" not in plans("sweep=tpe", *typed).sampler
+    with pytest.raises(
+        ConfigError, match="`sweep=cmaes` needs two or more numbers to search that every trial has, got lr"
+    ):
+        plans("sweep=cmaes", "lr=interval(0.1,0.2)", "optimizer=adamw,sgd")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["sweep=grid", "lr=interval(0.1,0.2)"], "`sweep=grid` needs finite choices, but lr is interval"),
+        (
+            ["lr=range(0.01,1,0.0001)", "batch_size=range(1,1000)"],
+            "`sweep=grid` must have at most 100,000 combinations, got 9,890,100",
+        ),
+    ],
+)
+def test_a_grid_without_an_end_is_refused(plans: Plans, typed: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plans(*typed)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (
+            ["lr=0.1", "epochs=range(1,3)"],
+            "lr 0.001,0.01 → not searched; epochs not searched → 1…2; lr not given → 0.1",
+        ),
+        (["lr=0.001,0.1"], "lr 0.001,0.01 → 0.001,0.1"),
+        (["lr=0.001,0.01", "epochs=4"], "epochs not given → 4"),
+        (["lr=0.001,0.01", "pruner=median"], "pruner NopPruner() → MedianPruner"),
+        (
+            ["lr=tag(log,interval(0.001,0.01))", "sweep=random"],
+            "lr 0.001,0.01 → 0.001…0.01 log; sampler Grid() → Random(seed=0)",
+        ),
+    ],
+)
+def test_a_study_of_another_search_is_refused_with_what_differs(plans: Plans, now: list[str], said: str) -> None:
+    searched(plans("name=x", "lr=0.001,0.01"))
+    with pytest.raises(ConfigError) as caught:
+        open_study(plans("name=x", *now), "minimize")
+    assert f"Study 'x' was made for another search: {said}" in str(caught.value)
+    assert str(caught.value).endswith("Choose another name=…, or delete outputs/sweeps/x.")
+
+
+def test_a_wider_interval_is_another_search(plans: Plans) -> None:
+    searched(plans("name=x", "sweep=random", "lr=interval(0.001,0.01)"), 2)
+    with pytest.raises(ConfigError, match=r"lr 0.001…0.01 → 0.001…0.1\. Choose another name"):
+        open_study(plans("name=x", "sweep=random", "lr=interval(0.001,0.1)"), "minimize")
+
+
+def facts(study: optuna.Study) -> list[dict[str, Any]]:
+    """Everything of its trials but what they could have been."""
+    return [
+        {name: value for name, value in vars(trial).items() if name not in ("_distributions",)}
+        for trial in study.get_trials(deepcopy=False)
+    ]
+
+
+@pytest.mark.parametrize("how", [[], ["sweep=random", "sweep.baseline=false"], ["sweep=tpe"]])
+def test_more_choices_are_taken_into_a_study_and_nothing_that_was_found_is_lost(plans: Plans, how: list[str]) -> None:
+    before = plans("name=x", *how, "lr=1e-3,1e-2", "optimizer=adamw,sgd", "fold=null,0/5")
+    done = searched(before, 8)
+    was = facts(opened(before))
+    after = plans("name=x", *how, "lr=1e-1,1e-2,1e-3", "optimizer=lion,adamw,sgd", "fold=null,0/5")
+    study = opened(after)
+    assert facts(study) == was
+    assert all(t.distributions["lr"].choices == (0.1, 0.01, 0.001) for t in study.trials)  # type: ignore[attr-defined]
+    assert study.user_attrs["tunelab"] == after.definition
+    rest = searched(after, 12)
+    assert facts(opened(after))[:8] == was
+    assert len(rest) == 4
+    if not how:
+        assert all(values not in done for values in rest)
+        assert len(done + searched(after) + rest) == 3 * 3 * 2
+
+
+def test_choices_are_not_added_while_another_process_runs_the_study(plans: Plans) -> None:
+    planned = plans("name=x", "lr=1e-3,1e-2")
+    searched(planned, 1)
+    other = Owner(planned.folder)
+    written = (planned.folder / "study.journal").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"must keep its choices while another process runs it, got lr 0\.001,0\.01 → "
+    ):
+        opened(plans("name=x", "lr=1e-3,1e-2,1e-1"))
+    assert (planned.folder / "study.journal").read_bytes() == written
+    other.close()
+    assert len(opened(plans("name=x", "lr=1e-3,1e-2,1e-1")).trials) == 1
+
+
+def test_a_database_keeps_its_choices(plans: Plans, tmp_path: Path) -> None:
+    kept = f"sweep.storage='sqlite:///{tmp_path}/study.db'"
+    opened(plans("name=x", kept, "lr=1e-3,1e-2"))
+    with pytest.raises(ConfigError, match="must keep its choices, as it is in a database, got lr "):
+        opened(plans("name=x", kept, "lr=1e-3,1e-2,1e-1"))
+
+
+def test_a_folder_that_was_renamed_is_the_same_study(plans: Plans) -> None:
+    first = plans("name=x", "lr=1e-3,1e-2,1e-1")
+    searched(first, 2)
+    first.folder.rename(first.folder.with_name("y"))
+    later = plans("name=y", "lr=1e-3,1e-2,1e-1")
+    assert [trial.number for trial in opened(later).trials] == [0, 1]
+    assert searched(later) == [{"lr": 0.1}]
+
+
+def test_a_definition_is_json_that_comes_back_as_it_was(plans: Plans) -> None:
+    planned = plans("name=x", "lr=tag(log,interval(1e-5,1))", "epochs=range(1,9,2)", "sweep=tpe", "pruner=hyperband")
+    assert json.loads(json.dumps(planned.definition)) == planned.definition
+    assert opened(planned).study_name == opened(planned).study_name == "x"
