@@ -148,6 +148,8 @@ def _run(job: Job, link: Link) -> Ended:
     except BaseException as error:
         if isinstance(error.__context__, Interrupted):  # by a signal, from the sweep or not
             return Ended("interrupted")
+        if isinstance(error.__context__, KeyboardInterrupt):  # of which Lightning makes an exit
+            error = error.__context__
         log.exception("The trial failed.")
         said, own = f"{type(error).__name__}: {error}", own_code.own_traceback(error)
         return Ended("failed", f"{said}\n{own}" if own else said, spent=True)
@@ -199,6 +201,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _train(job: Job, link: Link) -> dict[str, Any]:
+    if job.goes_on and (ended := _ended(job)):
+        return ended
     checkpoint = _last_good(job.folder) if job.goes_on else None
     if job.goes_on and checkpoint is None:
         _empty(job.folder)
@@ -206,6 +210,16 @@ def _train(job: Job, link: Link) -> dict[str, Any]:
     return train(
         OmegaConf.create(job.recipe), job.folder, Start(**job.start), checkpoint=checkpoint, callbacks=[reports]
     )
+
+
+def _ended(job: Job) -> dict[str, Any] | None:
+    """The result of a trial whose process died before it could tell; None if it had not ended."""
+    try:
+        run = RunFolder.find(job.folder, "resume")
+        same = run.record["overrides"] == job.start["overrides"]
+        return run.result if same and run.result.get("status") in ("finished", "pruned") else None
+    except ConfigError:
+        return None
 
 
 def _last_good(folder: Path) -> Path | None:
