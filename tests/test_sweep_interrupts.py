@@ -6,7 +6,6 @@ import os
 import pty
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +48,9 @@ def test_a_signal_has_the_trials_save_and_the_same_command_goes_on(
     swept, fork = Swept(tmp_path), begin(forks, tmp_path, *WORDS)
     wait_for(fork, lambda: running(swept))
     fork.kill(number)
+    if number == signal.SIGTERM:  # as `timeout` does: to its child, and then to all of its group
+        time.sleep(0.3)
+        fork.kill(number)
     assert fork.wait() == 128 + number
     typed = f"python {REPOSITORY / 'train.py'} {' '.join([*TINY, *WORDS])}"
     assert fork.text.splitlines()[-1] == f"Interrupted. To go on: {typed}"
@@ -64,18 +66,18 @@ def test_a_signal_has_the_trials_save_and_the_same_command_goes_on(
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once_and_loses_nothing_that_has_ended(forks: Forks, tmp_path: Path) -> None:
     hangs = """
-    import time, tunelab.callbacks
     from tunelab.sweep import trial
-    own = trial.Reports.on_validation_end
+    own_report = trial.Reports.on_validation_end
     def slow(self, trainer, *rest):
-        own(self, trainer, *rest)
+        own_report(self, trainer, *rest)
         while trainer.max_epochs > 2:
+            open("hangs", "w").close()
             sum(range(10**7))
     trial.Reports.on_validation_end = slow
 """
     swept, words = Swept(tmp_path), ("lr=0.1", "epochs=1,400", "sweep.n_jobs=1")
     fork = begin(forks, tmp_path, *words, before=hangs)
-    wait_for(fork, lambda: (swept.path / "1" / "metrics.csv").exists())
+    wait_for(fork, (tmp_path / "hangs").exists)
     before = swept.written(0)
     fork.kill(signal.SIGINT)
     wait_for(fork, lambda: "Ctrl-C again ends at once" in fork.text)
@@ -184,17 +186,5 @@ def test_a_ctrl_c_at_a_terminal_ends_in_words_whatever_the_search_is_at(
     assert "Interrupted. To go on: python" in said
     assert "Traceback" not in said
     assert "KeyboardInterrupt" not in said
-    assert left_behind(tmp_path) == []
-    assert Swept(tmp_path).numbers(TrialState.RUNNING) == []
-
-
-@pytest.mark.slow
-def test_timeout_ends_a_search_in_words(tmp_path: Path) -> None:
-    command = ["timeout", "30", sys.executable, str(REPOSITORY / "train.py"), *TINY, *WORDS]
-    command[-2] = "lr=" + ",".join(f"{number / 1000}" for number in range(1, 300))
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-    assert ended.returncode == 124
-    assert "Interrupted. To go on: python" in ended.stderr
-    assert "Traceback" not in ended.stderr
     assert left_behind(tmp_path) == []
     assert Swept(tmp_path).numbers(TrialState.RUNNING) == []
