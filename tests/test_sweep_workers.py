@@ -148,7 +148,9 @@ def test_a_trial_that_breaks_harms_no_other_and_its_cause_is_recorded(project: P
     for failed in (t for t in ended if t.state.name != "COMPLETE"):
         how = failed.params["callbacks.fault.how"]
         assert causes[how] in failed.user_attrs["cause"], how
-        assert f"about to {how}" in failed.user_attrs["log"], how
+        said = (project / "outputs" / "sweeps" / "swept" / str(failed.number) / "train.log").read_text()
+        assert f"about to {how}" in said, how
+        assert said.rstrip().endswith(failed.user_attrs["log"].rstrip()), how  # its last lines
     assert len({t.value for t in ended if t.state.name == "COMPLETE"}) == 1  # each did the same
     assert (project / "ran.txt").read_text() == "once "  # the script, which the workers do not run
 
