@@ -35,8 +35,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the parts beside this file
 
-from benchmarks.sweep_commands import CONTENDERS, contended, middle, run, table, train  # noqa: E402
-from benchmarks.sweep_quality import pruning, tpe  # noqa: E402
+from benchmarks.sweep_commands import CONTENDERS, contended, middle, run, table, train
+from benchmarks.sweep_quality import pruning, tpe
 
 TRIALS = 40
 EQUAL = ("lr=1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1", "size.width=32,48,64,96,128", "epochs=20")

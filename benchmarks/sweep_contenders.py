@@ -56,8 +56,13 @@ def opened(plan: Plan, direction: Any, *, in_memory: bool = False) -> Trials:
     study = open_study(plan, direction)
     assert study is not None
     if in_memory:
-        kept = {"sampler": study.sampler, "pruner": study.pruner, "study_name": study.study_name}
-        study = create_study(storage=InMemoryStorage(), direction=direction, **kept)
+        study = create_study(
+            storage=InMemoryStorage(),
+            sampler=study.sampler,
+            pruner=study.pruner,
+            study_name=study.study_name,
+            direction=direction,
+        )
     first = plan.recipes.own_values() if plan.dials["baseline"] and not plan.is_grid else None
     return Trials(study, plan.space, plan.recipes.active, plan.folder, plan.dials["n_trials"], first)
 
