@@ -25,6 +25,7 @@ def searched():
     plan = SimpleNamespace(
         space=space,
         objective="val/accuracy",
+        remarks=["The recipe's own values are not tried: …"],
         folder="outputs/sweeps/a",
         dials={"n_jobs": 2},
         sampler={"_target_": "optuna.samplers.TPESampler"},
@@ -158,7 +159,7 @@ def test_each_line_without_a_terminal_says_all_of_its_trial(caplog):
 
 def test_the_opening_says_what_is_searched_and_on_a_resume_what_is_there():
     plan, trials = searched()
-    assert opening(plan, 50, "maximize", [], 0, "The recipe's own values are not tried: …") == [
+    assert opening(plan, 50, "maximize", [], 0) == [
         "lr, batch_size, model.blocks, optimizer by tpe with median pruning: 50 trials, 2 at once, to maximize "
         "val/accuracy, into outputs/sweeps/a",
         "The recipe's own values are not tried: …",
@@ -167,5 +168,5 @@ def test_the_opening_says_what_is_searched_and_on_a_resume_what_is_there():
     add(trials, 0.9, TrialState.PRUNED)
     add(trials, None, TrialState.FAIL)
     trials.study.enqueue_trial(VALUES)
-    _, there = opening(plan, 50, "maximize", trials.all(), 1, "")
+    _, there = opening(plan, 50, "maximize", trials.all(), 1)
     assert there == "It goes on: 1 finished, 1 pruned, 1 failed; 1 failed is tried again."

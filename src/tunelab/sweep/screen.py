@@ -62,13 +62,12 @@ class Screen:
         plan: What is searched.
         trials: Of the study.
         again: How many failed trials are tried again.
-        reason: Why the recipe's own values are no trial; empty if they are, or if there is nothing to say.
     """
 
-    def __init__(self, plan: Plan, trials: Trials, again: int = 0, reason: str = "") -> None:
+    def __init__(self, plan: Plan, trials: Trials, again: int = 0) -> None:
         self.plan, self.trials = plan, trials
         self.direction = trials.study.direction.name.lower()
-        self._again, self._reason = again, reason
+        self._again = again
         self._running: dict[int, Row] = {}
         self._ended: deque[Row] = deque(maxlen=100)
         self._durations: list[float] = []
@@ -80,7 +79,7 @@ class Screen:
 
     def __enter__(self) -> Screen:
         terminal = self._console.is_terminal and not self._console.is_dumb_terminal
-        for line in opening(self.plan, self.trials.most, self.direction, self._all, self._again, self._reason):
+        for line in opening(self.plan, self.trials.most, self.direction, self._all, self._again):
             self._console.print(line, markup=False, soft_wrap=not terminal)
         if terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
@@ -195,7 +194,7 @@ class Screen:
         return [f"best so far: {best}", " · ".join([about, *counts])]
 
 
-def opening(plan: Plan, most: int, direction: str, there: Sequence[FrozenTrial], again: int, reason: str) -> list[str]:
+def opening(plan: Plan, most: int, direction: str, there: Sequence[FrozenTrial], again: int) -> list[str]:
     """What is about to be searched, in a line, and what of it is there already.
 
     Args:
@@ -204,7 +203,6 @@ def opening(plan: Plan, most: int, direction: str, there: Sequence[FrozenTrial],
         direction: Of the objective.
         there: The trials of the study.
         again: How many of them, failed ones, are tried again.
-        reason: Why the recipe's own values are no trial.
     """
     knobs = ", ".join(knob.key for knob in plan.space.knobs)
     pruner = spoken(plan.pruner)
@@ -220,9 +218,8 @@ def opening(plan: Plan, most: int, direction: str, there: Sequence[FrozenTrial],
         parts = [f"{count[state]} {state}" for state in STATES.values() if count[state] > 0]
         tried = f"; {again} failed {'is' if again == 1 else 'are'} tried again" if again else ""
         lines.append(f"It goes on: {', '.join(parts)}{tried}.")
-    elif reason:
-        lines.append(reason)
-    return lines
+        return lines
+    return [*lines, *plan.remarks]
 
 
 def seconds_left(durations: Sequence[float], running: Sequence[float], to_begin: int, jobs: int) -> float | None:
