@@ -70,7 +70,7 @@ def active(options: Mapping[str, Value]) -> set[str]:
     return {"lr", "width", "momentum"} if options["optimizer"] == "sgd" else {"lr", "width"}
 
 
-@pytest.fixture(params=["memory", "journal", "sqlite"])
+@pytest.fixture(params=["memory", "journal", pytest.param("sqlite", marks=pytest.mark.slow)])
 def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], BaseStorage]]:
     """Opens the study's storage, as a new process would, but for the one in memory."""
     memory = InMemoryStorage()
