@@ -82,7 +82,7 @@ SPACES = {
         "+trainer.note='a b=c,d','it\\'s \"x\"',plain,'',' ','null','1','C:\\x','/tmp/a b=c,d.csv',/tmp/x.csv,'é'"
     ],
     "an experiment": ["experiment=iris_mlp,wine_mlp", "size.width=8,16"],
-    "ranges": ["epochs=range(1,3)", "dropout=range(0.1,0.4,0.2)", "seed=shuffle(range(0,2))"],
+    "ranges": ["epochs=range(1,3)", "dropout=range(0.1,0.4,0.2)", "seed=shuffle(range(0,2))", "name=run-${seed}"],
 }
 
 

@@ -102,7 +102,11 @@ class Recipes:
             of_trial.test = False  # the test set is never used to choose among trials
             of_trial.threads = of_trial.threads or 1
             of_trial.trainer.enable_progress_bar = False
+        hydra = OmegaConf.masked_copy(cfg, "hydra")
         raw = plain(recipe, resolve=False)
+        if "${" not in re.sub(r"\$\{hydra:[\w.]+\}", "", raw["name"]):  # asks for what is chosen: the same in all
+            with _hydra_config(hydra):
+                of_trial.name = of_trial.name
         unread = unread_keys(raw)
         active = frozenset(
             knob.key
@@ -112,7 +116,7 @@ class Recipes:
         groups = cfg.hydra.runtime.choices.items()
         choices = {str(g): o for g, o in groups if not str(g).startswith("hydra/") and g not in ("sweep", "pruner")}
         choices |= {group: list(recipe[group]) for group in MEMBER_GROUPS}
-        return Composition(recipe, pickle.dumps(of_trial), OmegaConf.masked_copy(cfg, "hydra"), choices, active)
+        return Composition(recipe, pickle.dumps(of_trial), hydra, choices, active)
 
     def composed(self, options: Mapping[str, Value]) -> Composition:
         """What all trials with these options have.

@@ -56,6 +56,7 @@ def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> No
     try:
         planned = plan(arguments, master, loader)
         make_folder(planned.folder)
+        print(*planned.remarks, sep="\n", end="\n" if planned.remarks else "")
         Search(planned, command).run()
     except (ConfigError, RunFailed) as error:
         print(error, file=sys.stderr)
@@ -107,7 +108,8 @@ class Search:
         with Slots(dials["n_jobs"], folder / "workers.log") as slots, _study_in_words(self.command):
             study = open_study(self.plan, None) or open_study(self.plan, self._direction(slots))
             assert study is not None
-            self.trials = Trials(study, self.plan.space, self.plan.recipes.active, folder, dials["n_trials"], self.plan.first)
+            active, first = self.plan.recipes.active, self.plan.first
+            self.trials = Trials(study, self.plan.space, active, folder, dials["n_trials"], first)
             self.is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.trials.all())
             try:
                 again = self.trials.try_again(self._is_refused)
