@@ -96,7 +96,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "sweep": (
         {
             *("callbacks", "catalogue", "checkout", "checkpoints", "config", "folder", "job", "own_code", "predictor"),
-            *("prepare", "ranges", "record", "run"),
+            *("overrides", "prepare", "ranges", "record", "run"),
         },
         {
             *("hydra", "hydra_plugins", "lightning", "omegaconf", "optuna", "rich", "scipy", "sqlalchemy"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
@@ -37,8 +39,10 @@ def build_chosen(key: str, config: dict[str, Any]) -> Any:
         raise ConfigError(*mistakes)
     allowed = tuple(f"{module}.*" for module in MODULES[key])
     try:
-        return instantiate(config, _execution_whitelist_=allowed, _convert_="all")
-    except InstantiationException as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return instantiate(config, _execution_whitelist_=allowed, _convert_="all")
+    except (InstantiationException, TypeError, ValueError) as error:
         name, reason = config["_target_"].rpartition(".")[2], error.__cause__ or error
         raise ConfigError(f"`{key}` must be what {name} can be made of: {reason}") from None
 

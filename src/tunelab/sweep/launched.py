@@ -23,8 +23,9 @@ from optuna.trial import TrialState
 from tunelab.config import OF_A_SEARCH, plain
 from tunelab.errors import ConfigError, RunFailed
 from tunelab.job import train_job
+from tunelab.overrides import quoted
 from tunelab.sweep.left import result
-from tunelab.sweep.plan import GRID, NO_PRUNER, Direction, Plan, make_folder, open_study, plan
+from tunelab.sweep.plan import GRID, NO_PRUNER, Direction, Plan, hydra_overrides, make_folder, open_study, plan
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.results import Results, nothing_found
 from tunelab.sweep.space import Value, read_space
@@ -101,8 +102,10 @@ class Launched:
         self.at_once = sys.maxsize if self.plan.is_grid and n_jobs == 1 else n_jobs
         self.direction: Direction = self._direction(master)
         self.master = master.copy()
-        with read_write(self.master.hydra.sweep):
+        with read_write(self.master.hydra):
             self.master.hydra.sweep.dir = str(self.plan.folder)
+            if self.is_ours:  # what the launcher composes each trial from
+                self.master.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(self.plan.folder)}")
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=Task(task_function), config=self.master
         )
@@ -117,7 +120,7 @@ class Launched:
         sampler = dials.pop("sampler", None) or (dict(GRID) if space.is_finite else tpe)
         if sampler == GRID:
             dials["n_trials"] = sys.maxsize
-        recipes = Configs(loader, master.hydra.job.config_name, space, list(master.hydra.overrides.hydra))
+        recipes = Configs(loader, master.hydra.job.config_name, space, hydra_overrides(master))
         definition = {**space.definition(), "sampler": sampler, "pruner": NO_PRUNER, "objective": "returned"}
         folder, pruner = Path(master.hydra.sweep.dir), plain(master.pruner, resolve=True)
         return Plan(dials, space, recipes, sampler, pruner, folder, True, "returned", definition, None, [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -95,7 +94,8 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
         _refuse_too_many(space)
         if "sweep.n_trials" not in typed:
             dials["n_trials"] = 2**62
-    recipes = Recipes(loader, master.hydra.job.config_name, space, list(master.hydra.overrides.hydra))
+    of_hydra = hydra_overrides(master)
+    recipes = Recipes(loader, master.hydra.job.config_name, space, of_hydra)
     refuse_mistakes(recipes)
     pruner = plain(master.pruner, resolve=True) if master.get("pruner") else dict(NO_PRUNER)
     build_chosen("pruner", pruner)  # to hear of a mistake before anything is made
@@ -119,11 +119,17 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     named = any(o.key_or_group == "name" for o in parsed)
     choices = master.hydra.runtime.choices
     name = own.name if named else f"{choices.data}-{choices.model}-{identity(definition)}"
-    placed = any(str(o).startswith("hydra.sweep.dir=") for o in master.hydra.overrides.hydra)
+    placed = any(o.startswith("hydra.sweep.dir=") for o in of_hydra)
     folder = Path(master.hydra.sweep.dir) if placed else Path("outputs", "sweeps", name)
     return Plan(
         dials, space, recipes, sampler, pruner, folder, named or placed, own.objective, definition, first, remarks
     )
+
+
+def hydra_overrides(master: DictConfig) -> list[str]:
+    """The overrides of Hydra's own keys as they were typed: what is in them stands for each trial's own."""
+    typed: list[str] = list(plain(master.hydra.overrides, resolve=False)["hydra"])
+    return typed
 
 
 def _refuse_endless(space: Space) -> None:
@@ -187,9 +193,7 @@ def _load(plan: Plan, direction: Direction | None) -> optuna.Study | None:
     name = there[0] if there and plan.dials["storage"] is None else plan.folder.name  # of a folder that was renamed
     if name not in there and direction is None:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler, pruner = build_chosen("sweep.sampler", plan.sampler), build_chosen("pruner", plan.pruner)
+    sampler, pruner = build_chosen("sweep.sampler", plan.sampler), build_chosen("pruner", plan.pruner)
     if isinstance(sampler, Keyed):
         sampler.space = plan.space
     else:
