@@ -205,10 +205,11 @@ def overhead(asked: argparse.Namespace) -> str:
         with tempfile.TemporaryDirectory() as here:
             words = ["sweep=random", f"sweep.n_trials={count}", *ALMOST_EMPTY, *SPACE]
             train("name=s", *words, folder=Path(here))
-            trials = contended("study", "name=s", *words, folder=Path(here, "outputs", "sweeps", "s"))
-        begun = sorted(trial["begin"] for trial in trials)
+            folder = Path(here, "outputs", "sweeps", "s")
+            begun = sorted(trial["begin"] for trial in contended("study", "name=s", *words, folder=folder))
+            results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/result.json")]
         each["a trial"].append(statistics.median(b - a for a, b in pairwise(begun)))
-        each["a fit"].append(statistics.median(trial["seconds"] for trial in trials))
+        each["a fit"].append(statistics.median(result["seconds"] for result in results))
         alone = contended("fit", str(count), *ALMOST_EMPTY, *SPACE)
         each["a run"].append(statistics.median(alone["run"]))
     less = [(a - b) * 1e3 for a, b in zip(each["a trial"], each["a run"], strict=True)]

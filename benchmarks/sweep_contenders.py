@@ -173,7 +173,6 @@ def told(trial: FrozenTrial) -> dict[str, Any]:
         "value": None if trial.state != TrialState.COMPLETE else trial.value,
         "begin": begin,
         "end": end,
-        "seconds": trial.user_attrs.get("seconds"),
     }
 
 
