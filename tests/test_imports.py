@@ -69,9 +69,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "loop": ({"callbacks", "lean"}, {"lightning"}),
     "replay": ({"callbacks", "checkpoints", "folder"}, {"hydra", "lightning", "omegaconf"}),
     "prepare": (set(), {"hydra", "lightning", "omegaconf"}),
+    "opening": ({"folder", "loggers", "record"}, {"lightning", "omegaconf"}),
     "run": (
         {
-            *("callbacks", "checkpoints", "folder", "lean", "loggers", "loop", "prepare", "ranks", "record", "replay"),
+            *("callbacks", "checkpoints", "folder", "lean", "loop", "opening", "prepare", "ranks", "record", "replay"),
             "whitelist",
         },
         {"hydra", "omegaconf", "lightning"},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,12 @@ from tunelab.checkpoints import AtomicCheckpointIO, disk_full_in_words, epochs_d
 from tunelab.errors import ConfigError, RunFailed, unexpected
 from tunelab.folder import RunFolder, write_json
 from tunelab.lean import NoProfiler
-from tunelab.loggers import TensorBoard
 from tunelab.loop import EpochLoop
+from tunelab.opening import Opening
 from tunelab.prepare import check_devices, complete, prepare_process
-from tunelab.record import Start, knobs, record
+from tunelab.record import Start, record
 from tunelab.replay import explain, newest, without_traces
 from tunelab.whitelist import whitelist
-
-log = logging.getLogger("tunelab")
 
 
 def build(node: Any, **keywords: Any) -> Any:
@@ -64,6 +62,8 @@ def _alone(node: Any) -> Any:
     if not OmegaConf.is_config(node) or node._get_parent() is None:
         return node
     key, tree = node._get_full_key(""), OmegaConf.to_container(node, resolve=True)
+    if "[" in key:  # in a list
+        return node
     for name in reversed(key.split(".")):
         tree = {name: tree}
     whole: Any = OmegaConf.create(tree)
@@ -106,32 +106,41 @@ def train(
             opening = Opening(cfg, start, folder, over)
             trainer = build_trainer(cfg, folder, [objective, opening, *callbacks, interrupts, clock])
             EpochLoop(trainer, interrupts, cfg.seed)
-            for logger in trainer.loggers:
-                if checkpoint and leads and hasattr(logger, "resume_from"):
-                    logger.resume_from(first_step)
-            try:
-                trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-                result = summarise(trainer, task, objective, clock, first_step)
-                if leads:
-                    write_json(folder / "result.json", result)
-                interrupts.end_if_received()
-                if cfg.test:
-                    trainer.profiler = NoProfiler()  # type: ignore[attr-defined]  # asked about is the fit
-                    result["test"] = score(trainer, task, data, best_checkpoint(trainer))
+            with _logging(trainer, first_step if checkpoint and leads else None):
+                try:
+                    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+                    result = summarise(trainer, task, objective, clock, first_step)
                     if leads:
                         write_json(folder / "result.json", result)
-            except Interrupted:
-                if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
-                    write_json(folder / "result.json", summarise(trainer, task, objective, clock, first_step))
-                raise
-            except (NotFiniteError, RuntimeError) as error:
-                interrupts.end_if_received()  # a loader's worker may have been told, too, and have ended first
-                ended = summarise(trainer, task, objective, clock, first_step)
-                raise diverged(noticed(error, trainer), cfg, folder, checkpoint, interrupts, ended) from None
+                    interrupts.end_if_received()
+                    if cfg.test:
+                        trainer.profiler = NoProfiler()  # type: ignore[attr-defined]  # asked about is the fit
+                        result["test"] = score(trainer, task, data, best_checkpoint(trainer))
+                        if leads:
+                            write_json(folder / "result.json", result)
+                except Interrupted:
+                    if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
+                        write_json(folder / "result.json", summarise(trainer, task, objective, clock, first_step))
+                    raise
+                except (NotFiniteError, RuntimeError) as error:
+                    interrupts.end_if_received()  # a loader's worker may have been told, too, and have ended first
+                    ended = summarise(trainer, task, objective, clock, first_step)
+                    raise diverged(noticed(error, trainer), cfg, folder, checkpoint, interrupts, ended) from None
+    return result
+
+
+@contextmanager
+def _logging(trainer: Trainer, resumed_at: int | None) -> Iterator[None]:
+    """Has the loggers go on at the step of a resume, and ends their files."""
+    for logger in trainer.loggers if resumed_at is not None else []:
+        if hasattr(logger, "resume_from"):
+            logger.resume_from(resumed_at)
+    try:
+        yield
+    finally:
         for logger in trainer.loggers:
             if hasattr(logger, "close"):
                 logger.close()
-    return result
 
 
 def diverged(
@@ -306,49 +315,3 @@ def summarise(
         "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
         "val_examples": len(sampler) if (sampler := getattr(trainer.val_dataloaders, "sampler", None)) else None,
     }
-
-
-class Opening(Callback):
-    """Says what is about to run, in a line, and writes what only the built data and model know.
-
-    Args:
-        cfg: The completed recipe.
-        start: How it was asked for.
-        folder: The run's folder.
-        over: Whether it has been trained, and is only to be scored.
-    """
-
-    def __init__(self, cfg: DictConfig, start: Start, folder: Path, over: bool) -> None:
-        self.cfg, self.start, self.folder, self.over = cfg, start, folder, over
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = self.over  # early stopping may have ended it before its last epoch
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-        choices = self.start.choices
-        threads, steps = counted(self.cfg.threads, "thread"), trainer.num_training_batches
-        log.info(
-            "%s · %s %s, %s parameters · %s lr %g · %s of %s · %s" + (" · %s" if trainer.world_size > 1 else ""),
-            *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
-            *(choices.get("optimizer"), self.cfg.lr, counted(self.cfg.epochs, "epoch"), counted(steps, "step")),
-            threads if pl_module.device.type == "cpu" else pl_module.device,
-            *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
-        )
-        if trainer.global_step:
-            log.info("It goes on behind step %d, in epoch %d.", trainer.global_step, trainer.current_epoch + 1)
-        spec = getattr(pl_module, "spec", None)
-        if spec is not None:
-            write_json(self.folder / "data_spec.json", spec.to_json())
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoard):
-                logger.log_knobs(knobs(self.cfg, self.start))
-            else:
-                logger.log_hyperparams(knobs(self.cfg, self.start))
-
-
-def counted(number: float, noun: str) -> str:
-    """A number with its noun: 1 epoch, 30 epochs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,61 @@
+"""What a run says and writes as it begins, when its data and model are there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
+
+from tunelab.folder import write_json
+from tunelab.loggers import TensorBoard
+from tunelab.record import Start, knobs
+
+log = logging.getLogger("tunelab")
+
+
+class Opening(Callback):
+    """Says what is about to run, in a line, and writes what only the built data and model know.
+
+    Args:
+        cfg: The completed recipe.
+        start: How it was asked for.
+        folder: The run's folder.
+        over: Whether it has been trained, and is only to be scored.
+    """
+
+    def __init__(self, cfg: DictConfig, start: Start, folder: Path, over: bool) -> None:
+        self.cfg, self.start, self.folder, self.over = cfg, start, folder, over
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = self.over  # early stopping may have ended it before its last epoch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        choices = self.start.choices
+        threads, steps = counted(self.cfg.threads, "thread"), trainer.num_training_batches
+        log.info(
+            "%s · %s %s, %s parameters · %s lr %g · %s of %s · %s" + (" · %s" if trainer.world_size > 1 else ""),
+            *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
+            *(choices.get("optimizer"), self.cfg.lr, counted(self.cfg.epochs, "epoch"), counted(steps, "step")),
+            threads if pl_module.device.type == "cpu" else pl_module.device,
+            *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
+        )
+        if trainer.global_step:
+            log.info("It goes on behind step %d, in epoch %d.", trainer.global_step, trainer.current_epoch + 1)
+        spec = getattr(pl_module, "spec", None)
+        if spec is not None:
+            write_json(self.folder / "data_spec.json", spec.to_json())
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.log_knobs(knobs(self.cfg, self.start))
+            else:
+                logger.log_hyperparams(knobs(self.cfg, self.start))
+
+
+def counted(number: float, noun: str) -> str:
+    """A number with its noun: 1 epoch, 30 epochs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
