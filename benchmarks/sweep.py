@@ -291,6 +291,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     parser.add_argument("--repeats", type=int, default=3, help="of launchers, unequal and overhead")
     parser.add_argument("--seeds", type=int, default=10, help="of pruning and tpe")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS, help="trials that do nothing, of storages")
     parser.add_argument("--folder", type=Path, help="where the searches of pruning and tpe stay")
     asked = parser.parse_args()

@@ -117,8 +117,8 @@ def worse(pruned: float, plain: float, direction: str) -> float:
 
 def pruning(asked: argparse.Namespace) -> str:
     """Each pruner on the trials of plain random searches; the first seed of each data also as a search that prunes."""
-    folder, seeds = asked.folder, range(asked.seeds)
-    real = [Search(data, "random", 0, PRUNERS[0]) for data in DATA]
+    folder, seeds = asked.folder, range(asked.first_seed, asked.first_seed + asked.seeds)
+    real = [Search(data, "random", seeds[0], PRUNERS[0]) for data in DATA]
     run_all([*(Search(data, "random", seed) for data in DATA for seed in seeds), *real], folder)
     for search in real:
         same("its replay", search.trials(folder), search.replayed(folder))
@@ -162,7 +162,7 @@ def same(what: str, trials: Trials, others: Trials) -> None:
 
 def tpe(asked: argparse.Namespace) -> str:
     """The best of tpe's trials beside the best of random ones, of the same seeds."""
-    folder, seeds = asked.folder, range(asked.seeds)
+    folder, seeds = asked.folder, range(asked.first_seed, asked.first_seed + asked.seeds)
     run_all([Search(data, sampler, seed) for data in DATA for sampler in ("random", "tpe") for seed in seeds], folder)
     rows = []
     for data, direction in DATA.items():
