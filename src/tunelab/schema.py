@@ -295,7 +295,7 @@ class Recipe(BaseModel):
 class Sweep(Part):
     """conf/sweep, and what stands beside it in train.yaml."""
 
-    n_trials: Count = Field(20, examples=[20])
+    n_trials: Count | None = Field(None, examples=[20])
     n_jobs: Count = Field(1, examples=[2])
     timeout: Positive | None = Field(None, examples=[3600])
     trial_timeout: Positive | None = Field(None, examples=[600])

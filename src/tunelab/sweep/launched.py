@@ -25,7 +25,16 @@ from tunelab.errors import ConfigError, RunFailed
 from tunelab.job import train_job
 from tunelab.overrides import quoted
 from tunelab.sweep.left import result
-from tunelab.sweep.plan import GRID, NO_PRUNER, Direction, Plan, hydra_overrides, make_folder, open_study, plan
+from tunelab.sweep.plan import (
+    NO_PRUNER,
+    Direction,
+    Plan,
+    choose_sampler,
+    hydra_overrides,
+    make_folder,
+    open_study,
+    plan,
+)
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.results import Results, nothing_found
 from tunelab.sweep.space import Value, read_space
@@ -116,10 +125,7 @@ class Launched:
         named = {o.key_or_group for o in self.overrides}
         groups = {name: options for name in named if (options := loader.get_group_options(name, ObjectType.CONFIG))}
         space = read_space(self.overrides, groups, dials["seed"])
-        tpe = {"_target_": "optuna.samplers.TPESampler", "seed": dials["seed"]}
-        sampler = dials.pop("sampler", None) or (dict(GRID) if space.is_finite else tpe)
-        if sampler == GRID:
-            dials["n_trials"] = sys.maxsize
+        sampler = choose_sampler(dials, space)
         recipes = Configs(loader, master.hydra.job.config_name, space, hydra_overrides(master))
         definition = {**space.definition(), "sampler": sampler, "pruner": NO_PRUNER, "objective": "returned"}
         folder, pruner = Path(master.hydra.sweep.dir), plain(master.pruner, resolve=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -31,6 +33,9 @@ Direction = Literal["minimize", "maximize"]
 GRID, TPE = ({"_target_": f"{name}"} for name in ("tunelab.sweep.samplers.Grid", "optuna.samplers.TPESampler"))
 
 NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
+
+TRIALS = 20
+"""Of a search that is no grid, where nothing else is said."""
 
 MOST_COMBINATIONS = 100_000
 """Of a grid."""
@@ -87,13 +92,10 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     of_search = [o for o in parsed if o.key_or_group.split(".")[0] in OF_A_SEARCH]
     dials = plain(master.sweep, resolve=True)
     space = read_space([o for o in parsed if o not in of_search], catalogue.groups(loader), dials["seed"])
-    sampler = dials.pop("sampler", None) or dict(GRID if space.is_finite else TPE | {"seed": dials["seed"]})
-    typed = {o.key_or_group for o in of_search}
+    sampler = choose_sampler(dials, space)
     if sampler["_target_"] == GRID["_target_"]:
         _refuse_endless(space)
         _refuse_too_many(space)
-        if "sweep.n_trials" not in typed:
-            dials["n_trials"] = 2**62
     of_hydra = hydra_overrides(master)
     recipes = Recipes(loader, master.hydra.job.config_name, space, of_hydra)
     refuse_mistakes(recipes)
@@ -124,6 +126,20 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     return Plan(
         dials, space, recipes, sampler, pruner, folder, named or placed, own.objective, definition, first, remarks
     )
+
+
+def choose_sampler(dials: dict[str, Any], space: Space) -> dict[str, Any]:
+    """The sampler that was asked for, or else the grid where it has an end and tpe where it has none.
+
+    Args:
+        dials: Those of `sweep`, from which it is taken, and which get a number of trials.
+        space: What is varied.
+    """
+    sampler: dict[str, Any] = dials.pop("sampler", None) or (
+        dict(GRID) if space.is_finite else TPE | {"seed": dials["seed"]}
+    )
+    dials["n_trials"] = dials["n_trials"] or (sys.maxsize if sampler == GRID else TRIALS)
+    return sampler
 
 
 def hydra_overrides(master: DictConfig) -> list[str]:
@@ -202,9 +218,13 @@ def _load(plan: Plan, direction: Direction | None) -> optuna.Study | None:
         sampler.first = 0 if plan.first is None else 1
     if name in there:
         return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction=direction, load_if_exists=True
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([plan.objective])  # which optuna-dashboard shows
+    return study
 
 
 def _take_more_choices(plan: Plan, before: Mapping[str, Any]) -> None:
