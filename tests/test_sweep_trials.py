@@ -507,6 +507,34 @@ def test_a_trial_that_is_taken_up_is_judged_at_each_epoch_as_the_first_time(kept
     assert later.all()[1].intermediate_values == {0: 4.5, 1: 4.5, 2: 4.5}
 
 
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        lambda: SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
+        lambda: HyperbandPruner(min_resource=2, max_resource=8, reduction_factor=2),
+    ],
+    ids=["successive_halving", "hyperband"],
+)
+def test_a_trial_that_is_killed_after_its_pruner_gave_it_up_does_not_escape(
+    kept: Kept, tmp_path: Path, pruner: Callable[[], BasePruner]
+) -> None:
+    trials = trials_in(tmp_path, kept(), pruner=pruner(), most=20)
+    said: list[bool] = []
+    while True not in said:  # each is worse than those before
+        claim = trials.next()
+        assert claim is not None
+        said = [trials.report(claim, epoch, float(claim.number)) for epoch in range(8)]
+        if True not in said:
+            trials.end(claim, COMPLETE, float(claim.number))
+    trials.owner.close()
+    later = trials_in(tmp_path, kept(), pruner=pruner(), most=20)
+    again = later.next()
+    assert again is not None
+    assert again.number == claim.number
+    assert [later.report(again, epoch, float(claim.number)) for epoch in range(8)] == said
+    assert [False, True] == sorted(set(said))
+
+
 # where a study may be kept
 
 

@@ -30,6 +30,9 @@ RETRY = "retry_of"
 GIVEN = "fixed_params"
 """Of a trial's inner attributes, by Optuna: the values that it was put into the queue with."""
 
+HOPELESS = "hopeless_from"
+"""Of a trial's inner attributes: the epoch in which its pruner gave it up. Some pruners would not say so again."""
+
 LASTING = ("diverged", "outside")
 """The kinds of failure that would be the same another time."""
 
@@ -240,10 +243,15 @@ class Trials:
         if epoch not in trial.intermediate_values:
             self._storage.set_trial_intermediate_value(claim.trial_id, epoch, value)
             trial = self._storage.get_trial(claim.trial_id)
+        if HOPELESS in trial.system_attrs:
+            return bool(trial.system_attrs[HOPELESS] <= epoch)
         if trial.last_step != epoch:  # it is trained again from an earlier one, and judged as the first time
             trial = copy(trial)
             trial.intermediate_values = {e: v for e, v in trial.intermediate_values.items() if e <= epoch}
-        return bool(self.study.pruner.prune(self.study, trial))  # numpy's is none to whoever is answered
+        if self.study.pruner.prune(self.study, trial):
+            self._storage.set_trial_system_attr(claim.trial_id, HOPELESS, epoch)
+            return True
+        return False
 
     def end(self, claim: Claim, state: TrialState, value: float | None = None, **said: Any) -> None:
         """Writes down how a trial ended.
