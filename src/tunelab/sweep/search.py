@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from types import FrameType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -28,6 +26,7 @@ from tunelab.sweep.results import Results, conclude
 from tunelab.sweep.screen import Screen
 from tunelab.sweep.slots import Died, Slot, Slots, TimedOut, begin_loading
 from tunelab.sweep.space import Value
+from tunelab.sweep.told import Told
 from tunelab.sweep.trials import Claim, Trials, alone
 from tunelab.sweep.worker import Ended, Job, Report
 
@@ -53,18 +52,20 @@ def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> No
             told to end.
     """
     command = os.environ.get(COMMAND_VARIABLE, "")
-    try:
-        planned = plan(arguments, master, loader)
-        make_folder(planned.folder)
-        print(*planned.remarks, sep="\n", end="\n" if planned.remarks else "")
-        Search(planned, command).run()
-    except (ConfigError, RunFailed) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt as stop:
-        with suppress(OSError):  # the terminal may be gone
-            print(f"Interrupted. To go on: {command}", file=sys.stderr)
-        sys.exit(stop.args[0] if stop.args else exit_code(stop))
+    with Told() as told:
+        try:
+            planned = plan(arguments, master, loader)
+            make_folder(planned.folder)
+            print(*planned.remarks, sep="\n", end="\n" if planned.remarks else "")
+            Search(planned, command, told).run()
+        except (ConfigError, RunFailed) as error:
+            print(error, file=sys.stderr)
+            sys.exit(1)
+        except KeyboardInterrupt as stop:
+            told.is_over = True
+            with suppress(OSError):  # the terminal may be gone
+                print(f"Interrupted. To go on: {command}", file=sys.stderr)
+            sys.exit(stop.args[0] if stop.args else exit_code(stop))
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ class Search:
     Args:
         planned: What it shall do.
         command: What was typed.
+        told: Hears the signals.
     """
 
-    def __init__(self, planned: Plan, command: str) -> None:
-        self.plan, self.command = planned, command
+    def __init__(self, planned: Plan, command: str, told: Told) -> None:
+        self.plan, self.command, self.told = planned, command, told
         self.running: dict[Slot, Running] = {}
         self.waiting: list[Running] = []  # for a slot
-        self.signals: list[int] = []
         self.same: list[str] = []  # the causes of the first trials, as long as all have failed in the same way
         self.mistaken = ""  # a mistake that every trial would make
         self._until: float | None = None
@@ -144,7 +145,7 @@ class Search:
             return
         self.waiting.append(first)
         slots.start()
-        with self._noting_signals():
+        with self.told.noting():
             try:
                 self._loop(slots)
             except Exception:
@@ -152,10 +153,10 @@ class Search:
                 raise
 
     def _loop(self, slots: Slots) -> None:
-        told = False
+        stopped = False
         while True:
-            if self.signals and not told:
-                told = True
+            if self.told.signals and not stopped:
+                stopped = True
                 log.info("The trials save and end at their next step. Ctrl-C again ends at once.")
                 for slot in self.running:
                     slot.stop()
@@ -176,7 +177,7 @@ class Search:
     def _ends(self) -> bool:
         """Whether no trial is to begin any more."""
         late = self._until is not None and time.monotonic() > self._until
-        return bool(self.signals) or late or bool(self.mistaken)
+        return bool(self.told.signals) or late or bool(self.mistaken)
 
     def _next(self) -> Running | None:
         """The next trial to run; those that end without being run are written down on the way."""
@@ -287,8 +288,8 @@ class Search:
     def _end(self, slots: Slots) -> None:
         """Says what was found, or why the search ends without it."""
         self.results.refresh(now=True)
-        if self.signals:
-            raise KeyboardInterrupt(128 + self.signals[0])
+        if self.told.signals:
+            raise KeyboardInterrupt(128 + self.told.signals[0])
         if self.mistaken:
             raise RunFailed(f"{self.mistaken}\nWhat has failed is tried again by the same command: {self.command}")
         others = sum(trial.state == TrialState.RUNNING for trial in self.trials.all())
@@ -298,29 +299,6 @@ class Search:
             return
         with alone(self.plan.folder):  # two that end at once look at the test set once
             conclude(self.plan, self.trials, slots)
-
-    @contextmanager
-    def _noting_signals(self) -> Iterator[None]:
-        """Takes note of the first signal, for the loop to see; the second ends at once."""
-
-        last = -1.0
-
-        def note(signum: int, frame: FrameType | None) -> None:
-            nonlocal last
-            before, last = last, time.monotonic()
-            if signum == signal.SIGTERM and self.signals and last - before < 1.0:
-                return  # `timeout` sends it to its child, and then to all of its group
-            self.signals.append(signum)
-            if len(self.signals) > 1:
-                raise KeyboardInterrupt(128 + signum)
-
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        handlers = {n: signal.signal(n, note) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
 
 @contextmanager
