@@ -216,7 +216,11 @@ class Search:
             return
         claim = running.claim
         if isinstance(said, Report):
-            slot.answer(self.trials.report(claim, said.epoch, said.value))
+            hopeless = False
+            try:
+                hopeless = self.trials.report(claim, said.epoch, said.value)
+            finally:
+                slot.answer(hopeless)  # without which it would wait for ever
             self.screen.reported(claim, said.epoch, said.value)
             return
         del self.running[slot]
