@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 
 from tunelab.errors import RunFailed
 from tunelab.sweep.hparams import write_row
-from tunelab.sweep.results import look, nothing_found, table
+from tunelab.sweep.results import Results, look, nothing_found, table
 from tunelab.sweep.space import read_space
 
 REPOSITORY = Path(__file__).parents[1]
@@ -65,6 +66,22 @@ def test_the_table_has_every_trial_best_first_then_pruned_then_failed():
     assert list(rows[0].values()) == ["2", "finished", "0.3", "3", "3", "2.0", "0.2", "2", "outputs/sweeps/a/2", ""]
     assert (rows[3]["val/loss"], rows[3]["epoch"], rows[3]["model.heads"]) == ("0.8", "1", "")
     assert rows[4]["cause"] == 'He said "no",\nthen died'
+
+
+def test_processes_that_write_the_results_of_one_search_at_once_do_not_take_each_others_files(tmp_path):
+    recipes = SimpleNamespace(unchanged=lambda: SimpleNamespace(logger={"tensorboard": {}}))
+    of_all = SimpleNamespace(space=SPACE, objective="val/loss", folder=tmp_path, recipes=recipes)
+    ended = [trial(n, TrialState.COMPLETE, 0.5, epoch=2, epochs=3, seconds=1.5) for n in range(3)]
+    study = SimpleNamespace(direction=SimpleNamespace(name="MINIMIZE"))
+
+    def write(_):
+        for _ in range(20):
+            Results(of_all, SimpleNamespace(study=study, all=lambda: ended)).refresh(now=True)
+
+    with ThreadPoolExecutor(4) as pool:  # each opens the lock's file anew, as a process does
+        list(pool.map(write, range(4)))
+    assert (tmp_path / "results.csv").read_text() == table(ended, of_all, "minimize")
+    assert sorted(path.parent.parent.name for path in tmp_path.glob("*/tensorboard/*")) == ["0", "1", "2"]
 
 
 # ---- nothing found

@@ -24,7 +24,7 @@ from tunelab.sweep.hparams import write_row
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.screen import columns
 from tunelab.sweep.slots import Slots
-from tunelab.sweep.trials import Trials
+from tunelab.sweep.trials import Trials, alone
 from tunelab.sweep.verdicts import REPEATS, Configuration, configurations, verdicts
 from tunelab.sweep.winner import Winner
 from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score, spoken
@@ -64,17 +64,20 @@ class Results:
         begin = time.monotonic()
         if begin < self._next and not now:
             return
-        trials = self.trials.all()
-        states = [(trial.number, trial.state) for trial in trials if trial.state.is_finished()]
+        states = [(trial.number, trial.state) for trial in self.trials.all() if trial.state.is_finished()]
         if now or states != self._written:
             self._written = states
-            direction = self.trials.study.direction.name.lower()
-            write_atomic(self.plan.folder / "results.csv", table(trials, self.plan, direction))
-            for trial in trials if self._has_tensorboard else []:
-                if trial.state.is_finished() and trial.number not in self._in_tensorboard:
-                    self._in_tensorboard.add(trial.number)
-                    write_row(self.plan.folder / str(trial.number), trial.params, STATES[trial.state])
+            with alone(self.plan.folder):  # another process writes the same files
+                self._write(self.trials.all())
         self._next = time.monotonic() + max(1.0, (time.monotonic() - begin) / SHARE)
+
+    def _write(self, trials: Sequence[FrozenTrial]) -> None:
+        direction = self.trials.study.direction.name.lower()
+        write_atomic(self.plan.folder / "results.csv", table(trials, self.plan, direction))
+        for trial in trials if self._has_tensorboard else []:
+            if trial.state.is_finished() and trial.number not in self._in_tensorboard:
+                self._in_tensorboard.add(trial.number)
+                write_row(self.plan.folder / str(trial.number), trial.params, STATES[trial.state])
 
 
 def table(trials: Sequence[FrozenTrial], plan: Plan, direction: str) -> str:
