@@ -41,7 +41,8 @@ def trial(number, state, value=None, curve=None, params=None, **said):
 
 def plan(folder="outputs/sweeps/a", *, test=True):
     recipes = SimpleNamespace(unchanged=lambda: SimpleNamespace(test=test))
-    return SimpleNamespace(space=SPACE, objective="val/loss", folder=Path(folder), recipes=recipes)
+    dials = {"trial_timeout": 60}
+    return SimpleNamespace(space=SPACE, objective="val/loss", folder=Path(folder), recipes=recipes, dials=dials)
 
 
 # ---- results.csv
@@ -119,7 +120,8 @@ class Worker:
     def __init__(self):
         self.asked = []
 
-    def call(self, name, folder):
+    def call(self, name, folder, *, seconds):
+        assert seconds == 60
         self.asked.append((name, folder.name))
         if folder.name == "9":
             raise RunFailed("`checkpoint` must be one that a/9 has, got best. Train it with callbacks=[checkpoint].")

@@ -16,7 +16,10 @@ import torch
 from optuna.trial import FrozenTrial
 from swept import end, left_behind, processes
 
+from tunelab.errors import RunFailed
 from tunelab.sweep.journal import Journal
+from tunelab.sweep.slots import Died, Slots, TimedOut
+from tunelab.sweep.worker import Call, Ended
 
 FAULTS = """
 import ctypes, os, resource, signal, subprocess, sys, threading, time
@@ -180,7 +183,7 @@ def test_nothing_of_a_sweep_outlives_its_kill(project: Path, how: str) -> None:
 @pytest.mark.slow
 def test_a_trial_that_hangs_without_letting_go_of_python_is_ended(project: Path) -> None:
     first, second = swept(project, "callbacks.fault.how=hold,go", "sweep.trial_timeout=20")
-    assert first.user_attrs["cause"] == "It took longer than sweep.trial_timeout=20."
+    assert first.user_attrs["cause"] == "It took longer than sweep.trial_timeout=20 seconds."
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
 
 
@@ -254,3 +257,28 @@ def test_a_worker_does_not_grow(project: Path) -> None:
     assert (rows[-10:, 1].max() - rows[10:30, 1].max()) * os.sysconf("SC_PAGE_SIZE") < 16 * 2**20
     assert rows[-1, 2] == rows[20, 2]
     assert rows[-1, 3] == rows[20, 3]
+
+
+class Asked:
+    """A slot whose worker is ready, and what it was asked."""
+
+    is_ready, is_busy = True, False
+    asked: tuple[Any, ...] = ()
+
+    def ask(self, *what: Any) -> None:
+        self.asked = what
+
+
+@pytest.mark.parametrize("said", [Ended("done", 0.5), Died("it broke"), TimedOut()], ids=["done", "died", "late"])
+def test_a_call_is_answered_by_the_worker_that_was_asked_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Ended | Died | TimedOut
+) -> None:
+    slots, asked, idle = Slots(2, tmp_path / "workers.log"), Asked(), Asked()
+    slots._all = [asked, idle]  # type: ignore[list-item]
+    monkeypatch.setattr(slots, "events", lambda seconds: [(idle, Died("of itself")), (asked, said)])
+    if isinstance(said, Ended):
+        assert slots.call("test_score", 1, seconds=7.0) == 0.5
+    else:
+        with pytest.raises(RunFailed, match="it broke" if isinstance(said, Died) else "longer than 7 seconds"):
+            slots.call("test_score", 1, seconds=7.0)
+    assert (asked.asked, idle.asked) == ((Call("test_score", (1,)), 7.0), ())

@@ -246,7 +246,8 @@ def look(plan: Plan, trials: Trials, slots: Slots, best: FrozenTrial) -> dict[st
     found = next((each for each in looks if each["trial"] == best.number), None)
     if found is None:
         try:
-            scores = slots.call("test_score", (plan.folder / str(best.number)).resolve())
+            folder, seconds = (plan.folder / str(best.number)).resolve(), plan.dials["trial_timeout"]
+            scores = slots.call("test_score", folder, seconds=seconds)
         except RunFailed as error:
             return {"test": f"not scored: {error}"}
         now = datetime.now().astimezone().isoformat(timespec="seconds")

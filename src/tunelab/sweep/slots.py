@@ -173,9 +173,6 @@ class Slots:
         if isinstance(error, KeyboardInterrupt):  # nothing is left behind, be it still loading
             end_loading()
 
-    def __iter__(self) -> Iterator[Slot]:
-        return iter(self._all)
-
     def start(self) -> None:
         """Starts the workers, if there are none yet, which takes the seconds of their imports."""
         while len(self._all) < self._count:
@@ -231,8 +228,13 @@ class Slots:
                 yield slot, TimedOut()
                 slot.start()
 
-    def call(self, name: str, *arguments: Any) -> Any:
+    def call(self, name: str, *arguments: Any, seconds: float | None = None) -> Any:
         """Calls a function of tunelab.sweep.trial in a worker and waits for what it gives.
+
+        Args:
+            name: Of the function.
+            *arguments: Of it.
+            seconds: How long it may take.
 
         Raises:
             RunFailed: If it fails, with the reason.
@@ -241,11 +243,16 @@ class Slots:
         while not self.idle:
             for _ in self.events(1.0):
                 pass
-        self.idle[0].ask(Call(name, arguments))
+        asked = self.idle[0]
+        asked.ask(Call(name, arguments), seconds)
         while True:
-            for _, said in self.events(1.0):
+            for slot, said in self.events(1.0):
+                if slot is not asked:  # an idle worker's end
+                    continue
                 if isinstance(said, Ended) and said.how == "done":
                     return said.said
+                if isinstance(said, TimedOut):
+                    raise RunFailed(f"it took longer than {seconds:g} seconds")
                 raise RunFailed(getattr(said, "why", None) or str(getattr(said, "said", said)))
 
 
