@@ -143,6 +143,7 @@ def test_a_folder_that_holds_what_is_not_the_trials_is_refused(tmp_path: Path) -
     record = {"command": "", "overrides": ["data=iris", "lr=0.1"], "choices": {}}
     (folder / "run.json").write_text(json.dumps(record))
     assert is_begun(folder, ["lr=0.1", "data=iris"])
+    assert is_begun(folder, ["data=iris", "lr=1e-1"])
     with pytest.raises(ConfigError, match=r"got the run of lr=0\.1, of which"):
         is_begun(folder, ["data=iris", "lr=0.2"])
     shutil.rmtree(folder)

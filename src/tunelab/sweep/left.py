@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import RunFolder
+from tunelab.sweep.space import canonical
 
 OF_A_BEGINNING = {"train.log", "config.yaml", ".lock", ".config.yaml.aside", ".run.json.aside"}
 """What a trial may have written before its run.json, by which its folder is known to be its own."""
@@ -28,7 +31,7 @@ def is_begun(folder: Path, overrides: list[str]) -> bool:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
     if "run.json" in names:
         there = RunFolder(folder).record["overrides"]
-        if sorted(there) == sorted(overrides):
+        if sorted(there) == sorted(overrides) or _read(there) == _read(overrides):
             return True
         held = f"the run of {' '.join(sorted(set(there) - set(overrides))) or 'other overrides'}"
     elif folder.is_dir() and set(names) <= OF_A_BEGINNING:
@@ -39,6 +42,11 @@ def is_begun(folder: Path, overrides: list[str]) -> bool:
         f"`{as_typed(folder)}` must be free for trial {folder.name}, got {held}, of which the study knows nothing. "
         "Move it away, put back the study's file if it was lost, or choose another name=…"
     )
+
+
+def _read(overrides: list[str]) -> list[str]:
+    """Overrides in an order and a spelling that do not depend on how they are typed."""
+    return sorted(canonical(override) for override in OverridesParser.create().parse_overrides(overrides))
 
 
 def result(folder: Path) -> dict[str, Any] | None:

@@ -156,11 +156,6 @@ class Space:
         return [knob for knob in self.knobs if knob.is_group]
 
     @property
-    def groups_first(self) -> list[Knob]:
-        """All knobs, those first on which depends what keys there are."""
-        return sorted(self.knobs, key=lambda knob: not knob.is_group)
-
-    @property
     def is_finite(self) -> bool:
         """Whether there is an end of its combinations."""
         return all(knob.is_finite for knob in self.knobs)
@@ -177,7 +172,7 @@ class Space:
             for knob in self.knobs
         }
         fixed = {
-            o.get_key_element(): _canonical(o) for o in self.fixed if o.key_or_group != "name"
+            o.get_key_element(): canonical(o) for o in self.fixed if o.key_or_group != "name"
         }  # the last one wins
         return {"knobs": knobs, "fixed": sorted(fixed.values())}
 
@@ -187,7 +182,7 @@ def identity(definition: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _canonical(override: Override) -> str:
+def canonical(override: Override) -> str:
     """An override of one value, the same however the value is written: lr=1e-3 and lr=0.001."""
     if override.is_delete() or override.is_list_extend():
         return str(override.input_line)

@@ -32,6 +32,7 @@ from tunelab.prepare import direction
 from tunelab.record import Start
 from tunelab.run import build, has_examples, train
 from tunelab.sweep.kept import kept, put_environment, speak
+from tunelab.sweep.left import result
 from tunelab.sweep.worker import Ended, Job, Link, Report, Stopped, turn_output_to
 
 log = logging.getLogger("tunelab")
@@ -134,8 +135,7 @@ def run(job: Job, link: Link) -> Ended:
 def _run(job: Job, link: Link) -> Ended:
     try:
         with kept(), link.stoppable(), _alone_in(job.folder):
-            result = _train(job, link)
-        return Ended("done", result)
+            return Ended("done", _train(job, link))
     except ConfigError as error:
         log.error("%s", error)
         return Ended("refused", str(error))
@@ -201,25 +201,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _train(job: Job, link: Link) -> dict[str, Any]:
-    if job.goes_on and (ended := _ended(job)):
+    if job.goes_on and (ended := result(job.folder)):
         return ended
     checkpoint = _last_good(job.folder) if job.goes_on else None
     if job.goes_on and checkpoint is None:
         _empty(job.folder)
-    reports = Reports(link)
+    start = Start(**job.start)
     return train(
-        OmegaConf.create(job.recipe), job.folder, Start(**job.start), checkpoint=checkpoint, callbacks=[reports]
+        OmegaConf.create(job.recipe), job.folder, start, checkpoint=checkpoint, callbacks=[Reports(link)]
     )
-
-
-def _ended(job: Job) -> dict[str, Any] | None:
-    """The result of a trial whose process died before it could tell; None if it had not ended."""
-    try:
-        run = RunFolder.find(job.folder, "resume")
-        same = run.record["overrides"] == job.start["overrides"]
-        return run.result if same and run.result.get("status") in ("finished", "pruned") else None
-    except ConfigError:
-        return None
 
 
 def _last_good(folder: Path) -> Path | None:
