@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from tunelab import conf_folder
 from tunelab.errors import ConfigError
+from tunelab.sweep import storage
 from tunelab.sweep.plan import Plan, make_folder, open_study, plan
 from tunelab.sweep.trials import Owner, Trials
 
@@ -220,3 +221,70 @@ def test_a_definition_is_json_that_comes_back_as_it_was(plans: Plans) -> None:
     planned = plans("name=x", "lr=tag(log,interval(1e-5,1))", "epochs=range(1,9,2)", "sweep=tpe", "pruner=hyperband")
     assert json.loads(json.dumps(planned.definition)) == planned.definition
     assert opened(planned).study_name == opened(planned).study_name == "x"
+
+
+def test_a_study_of_a_database_is_run_from_its_folder_alone(
+    plans: Plans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = f"sweep.storage='sqlite:///{tmp_path}/study.db'"
+    planned = plans("name=two", kept, "lr=1e-3,1e-2")
+    study = opened(planned)
+    assert opened(planned).user_attrs == study.user_attrs
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(ConfigError) as caught:
+        opened(planned)
+    assert str(caught.value) == (
+        f"Study 'two' in sqlite:///{tmp_path}/study.db is kept with another folder, {tmp_path}/outputs/sweeps/two: "
+        "run it from there, or choose another name=…"
+    )
+    (tmp_path / "outputs").rename(tmp_path / "one/outputs")
+    monkeypatch.chdir(tmp_path / "one")
+    assert opened(planned)._study_id == study._study_id
+    planned.folder.rename(planned.folder.with_name("three"))
+    assert opened(plans("name=three", kept, "lr=1e-3,1e-2"))._study_id == study._study_id
+
+
+@pytest.mark.parametrize("left", ["no token", "no attribute"])
+def test_a_kill_while_a_study_is_made_leaves_what_the_same_command_completes(
+    plans: Plans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    planned = plans("name=x", f"sweep.storage='sqlite:///{tmp_path}/study.db'", "lr=1e-3,1e-2")
+    monkeypatch.setattr(storage, "SECONDS_TO_BIND", 0.0)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if left == "no token":
+            patched.setattr(storage, "write_atomic", killed)
+        else:
+            patched.setattr(optuna.Study, "set_user_attr", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(planned)
+    token = json.loads((planned.folder / storage.KEPT).read_text())["token"] if left == "no attribute" else None
+    bound = opened(planned).user_attrs[storage.FOLDER]["token"]
+    assert bound == json.loads((planned.folder / storage.KEPT).read_text())["token"]
+    assert token in (None, bound)
+
+
+def test_a_folder_whose_study_is_kept_elsewhere_says_where(plans: Plans, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    in_database, in_folder = plans("name=x", f"sweep.storage='{url}'", "lr=1e-3,1e-2"), plans("name=x", "lr=1e-3,1e-2")
+    opened(in_database)
+    (in_database.folder / "0").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        opened(in_folder)
+    assert str(caught.value) == (
+        "`sweep.storage` must be where outputs/sweeps/x has its study, got outputs/sweeps/x/study.journal: this "
+        f"folder's study is in {url}. Type sweep.storage={url} with its password, if it has one, or choose another name=…"
+    )
+    (tmp_path / "study.db").unlink()
+    with pytest.raises(ConfigError, match=r"which has lost it\. Put that back, or choose another name"):
+        opened(in_database)
+    other = plans("name=y", "lr=1e-3,1e-2")
+    opened(other)
+    (other.folder / "0").mkdir()
+    with pytest.raises(ConfigError, match=r"in outputs/sweeps/y/study\.journal\. Leave sweep.storage out, or choose"):
+        opened(plans("name=y", f"sweep.storage='{url}'", "lr=1e-3,1e-2"))

@@ -25,7 +25,7 @@ from tunelab.sweep.chosen import build_chosen
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.samplers import Keyed, QuasiRandom, follow_number
 from tunelab.sweep.space import Space, Value, identity, read_space
-from tunelab.sweep.storage import open_storage
+from tunelab.sweep.storage import bind, name_of, open_storage, refuse_elsewhere
 from tunelab.sweep.trials import alone, others_run
 
 Direction = Literal["minimize", "maximize"]
@@ -204,11 +204,14 @@ def open_study(plan: Plan, direction: Direction | None) -> optuna.Study | None:
 
 
 def _load(plan: Plan, direction: Direction | None) -> optuna.Study | None:
-    storage = open_storage(plan.dials["storage"], plan.folder)
+    url = plan.dials["storage"]
+    storage = open_storage(url, plan.folder)
     there = optuna.get_all_study_names(storage)
-    name = there[0] if there and plan.dials["storage"] is None else plan.folder.name  # of a folder that was renamed
-    if name not in there and direction is None:
-        return None
+    name = there[0] if there and url is None else name_of(plan.folder)  # of a folder that was renamed
+    if name not in there:
+        refuse_elsewhere(url, plan.folder)
+        if direction is None:
+            return None
     sampler, pruner = build_chosen("sweep.sampler", plan.sampler), build_chosen("pruner", plan.pruner)
     if isinstance(sampler, Keyed):
         sampler.space = plan.space
@@ -216,11 +219,20 @@ def _load(plan: Plan, direction: Direction | None) -> optuna.Study | None:
         follow_number(sampler, plan.dials["seed"])
     if isinstance(sampler, QuasiRandom):
         sampler.first = 0 if plan.first is None else 1
-    if name in there:
-        return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
-    study = optuna.create_study(
-        study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction=direction, load_if_exists=True
-    )
+    is_new = name not in there
+    if is_new:
+        try:
+            study = optuna.create_study(
+                study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction=direction
+            )
+        except optuna.exceptions.DuplicatedStudyError:  # from another folder, at the same time
+            is_new = False
+    if not is_new:
+        study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+    if url is not None:
+        bind(study, url, plan.folder, is_new)
+    if not is_new:
+        return study
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([plan.objective])  # which optuna-dashboard shows
