@@ -61,13 +61,18 @@ def _alone(node: Any) -> Any:
     """A copy of a config node below the keys that lead to it, without the rest: instantiate would copy all of it."""
     if not OmegaConf.is_config(node) or node._get_parent() is None:
         return node
-    key, tree = node._get_full_key(""), OmegaConf.to_container(node, resolve=True)
-    if "[" in key:  # in a list
+    tree, keys, parent = OmegaConf.to_container(node, resolve=True), [], node
+    while parent._get_parent() is not None:
+        keys.append(parent._key())
+        parent = parent._get_parent()
+    if not all(isinstance(key, str) for key in keys) or "${" in str(tree):  # in a list; what would be resolved twice
         return node
-    for name in reversed(key.split(".")):
-        tree = {name: tree}
-    whole: Any = OmegaConf.create(tree)
-    return OmegaConf.select(whole, key)
+    for key in keys:
+        tree = {key: tree}
+    part: Any = OmegaConf.create(tree)
+    for key in reversed(keys):
+        part = part[key]
+    return part
 
 
 def train(
@@ -110,6 +115,8 @@ def train(
                 try:
                     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
                     result = summarise(trainer, task, objective, clock, first_step)
+                    if any(getattr(callback, "pruned", False) for callback in callbacks):
+                        result["status"] = "pruned"
                     if leads:
                         write_json(folder / "result.json", result)
                     interrupts.end_if_received()
@@ -294,10 +301,8 @@ def summarise(
     trainer: Trainer, task: LightningModule, objective: Objective, clock: Clock, first_step: int
 ) -> dict[str, Any]:
     """What a run ended with, apart from its test score; its time is that from `first_step` on."""
-    status = "finished" if trainer.state.status == TrainerStatus.FINISHED else "interrupted"
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return {
-        "status": "pruned" if any(getattr(callback, "pruned", False) for callback in callbacks) else status,
+        "status": "finished" if trainer.state.status == TrainerStatus.FINISHED else "interrupted",
         "objective": {
             "metric": objective.metric,
             "direction": objective.direction,
