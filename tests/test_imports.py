@@ -97,7 +97,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "sweep": (
         {
             *("callbacks", "catalogue", "checkout", "checkpoints", "config", "folder", "job", "own_code", "predictor"),
-            *("overrides", "prepare", "ranges", "record", "run"),
+            *("overrides", "prepare", "ranges", "record", "run", "whitelist"),
         },
         {
             *("hydra", "hydra_plugins", "lightning", "omegaconf", "optuna", "rich", "scipy", "sqlalchemy"),

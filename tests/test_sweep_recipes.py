@@ -249,3 +249,25 @@ def test_ten_knobs_of_ten_choices_are_checked_by_their_choices_alone(recipes: Ca
     makes.recipe = lambda values: tried.append(values) or own(values)  # type: ignore[method-assign, func-returns-value]
     refuse_mistakes(makes)
     assert len(tried) == 60
+
+
+def test_an_added_key_has_an_effect_with_the_parts_that_take_it(recipes: Callable[..., Recipes]) -> None:
+    made = recipes("optimizer=adamw,sgd,rmsprop", "+optimizer.nesterov=true,false", "+callbacks.x.y=1,2")
+    assert made.active({"optimizer": "adamw"}) == {"callbacks.x.y"}
+    assert made.active({"optimizer": "sgd"}) == {"callbacks.x.y", "optimizer.nesterov"}
+    assert made.active({"optimizer": "rmsprop"}) == {"callbacks.x.y"}
+
+
+def test_an_added_key_that_none_takes_is_refused(recipes: Callable[..., Recipes]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        refuse_mistakes(recipes("optimizer=adamw,sgd", "+optimizer.momentun=0.1,0.9"))
+    assert refused.value.mistakes[0].startswith(
+        "`optimizer.momentun` must be an argument of AdamW, got momentun. It has"
+    )
+
+
+def test_a_mistake_that_all_values_have_in_common_is_said_once(recipes: Callable[..., Recipes]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        refuse_mistakes(recipes("lr=0.1,0.01", "objective=val/los"))
+    (mistake,) = refused.value.mistakes
+    assert mistake.startswith("`objective` must be a metric that this run logs, got val/los.")

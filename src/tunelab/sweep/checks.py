@@ -61,7 +61,7 @@ def refuse_mistakes(recipes: Recipes) -> None:
         if not knob.is_group and knob.key not in recipes.active(options):
             mistakes += _without_effect(recipes, knob, first)
         else:
-            mistakes += [m for value in _probes(knob) for m in _mistakes(recipes, knob, value, start | options)]
+            mistakes += _of_values(knob, {v: _mistakes(recipes, knob, v, start | options) for v in _probes(knob)})
     if mistakes:
         raise ConfigError(*dict.fromkeys(mistakes))
 
@@ -104,7 +104,7 @@ def _without_effect(recipes: Recipes, knob: Knob, options: Mapping[str, Value]) 
         recipes.recipe({**options, knob.key: knob.draw(0)})
     except ConfigError as error:
         return error.mistakes
-    return ()
+    return tuple(filter(None, [recipes.why_not_taken(knob.key, options)]))
 
 
 def _mistakes(recipes: Recipes, knob: Knob, value: Value, start: Mapping[str, Value]) -> tuple[str, ...]:
@@ -117,7 +117,15 @@ def _mistakes(recipes: Recipes, knob: Knob, value: Value, start: Mapping[str, Va
             found = found or error.mistakes
         else:
             return ()
-    return tuple(f"With {knob.key}={show(value)}: {sentence}" for sentence in found)
+    return found
+
+
+def _of_values(knob: Knob, found: Mapping[Value, tuple[str, ...]]) -> Iterator[str]:
+    """What is wrong with the values of a knob, each with the value unless all have it in common."""
+    common = set.intersection(*map(set, found.values())) if len(found) > 1 else set()
+    for value, sentences in found.items():
+        for sentence in sentences:
+            yield sentence if sentence in common else f"With {knob.key}={show(value)}: {sentence}"
 
 
 def _combinations(recipes: Recipes, start: Mapping[str, Value]) -> Iterator[Mapping[str, Value]]:

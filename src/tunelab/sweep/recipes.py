@@ -24,6 +24,7 @@ from tunelab import catalogue
 from tunelab.config import MEMBER_GROUPS, check, plain, recipe_of, resolved, unread_keys
 from tunelab.errors import ConfigError, show
 from tunelab.sweep.space import Knob, Space, Value
+from tunelab.sweep.taken import why_not_taken
 
 KEPT = 64
 """Compositions that are kept, of half a megabyte each."""
@@ -53,7 +54,7 @@ class Composition:
         pickled: The same as trials have it; to read it takes a tenth of the time of a copy.
         hydra: Hydra's own part, for what asks for it.
         choices: The option of each group.
-        active: The keys of the varied values that have an effect.
+        active: The keys of the varied values that have an effect, as far as the config says.
     """
 
     recipe: DictConfig
@@ -133,15 +134,30 @@ class Recipes:
     def active(self, options: Mapping[str, Value]) -> set[str]:
         """The keys of the values that have an effect where these options are chosen.
 
-        The others belong to a part that is not chosen (`optimizer.momentum` with adamw), or no part reads them.
+        The others belong to a part that is not chosen (`optimizer.momentum` with adamw), no part reads them, or the
+        part to which they are added does not take them.
 
         Args:
             options: A value for each knob that is a group.
         """
         chosen = self._chosen(options)
         if chosen not in self._active:
-            self._active[chosen] = self._compose(chosen).active
+            composed = self._compose(chosen)
+            self._active[chosen] = composed.active - {
+                key for key in composed.active if self.why_not_taken(key, options)
+            }
         return set(self._active[chosen])
+
+    def why_not_taken(self, key: str, options: Mapping[str, Value]) -> str:
+        """The sentence for a key that the part does not take to which it is added; empty if the options are no choice.
+
+        Args:
+            key: Of a knob.
+            options: A value for each knob that is a group.
+        """
+        if not self.space.groups or self.space[key].element[0] != "+":
+            return ""
+        return why_not_taken(self.composed(options).recipe, key)
 
     def recipe(self, values: Mapping[str, Value]) -> Recipe:
         """What a trial with these values runs.
@@ -191,10 +207,10 @@ class Recipes:
         return {key: value for key, value in values.items() if key in keys}
 
     def _own(self) -> tuple[dict[str, Value], list[str]]:
-        composed, found, outside = self.composed({}), {}, []
+        composed, active, found, outside = self.composed({}), self.active({}), {}, []
         with _hydra_config(composed.hydra):
             for knob in self.space.knobs:
-                if knob.is_group or knob.key in composed.active:
+                if knob.is_group or knob.key in active:
                     value = _own_value(knob, composed)
                     if same := _same(knob, value):
                         found[knob.key] = same[0]
