@@ -56,7 +56,6 @@ def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> No
         try:
             planned = plan(arguments, master, loader)
             make_folder(planned.folder)
-            print(*planned.remarks, sep="\n", end="\n" if planned.remarks else "")
             Search(planned, command, told).run()
         except (ConfigError, RunFailed) as error:
             print(error, file=sys.stderr)
@@ -100,6 +99,7 @@ class Search:
         self.waiting: list[Running] = []  # for a slot
         self.same: list[str] = []  # the causes of the first trials, as long as all have failed in the same way
         self.mistaken = ""  # a mistake that every trial would make
+        self.then = "What has failed is tried again by the same command"
         self._until: float | None = None
         checkout.look()
 
@@ -233,6 +233,8 @@ class Search:
             self._ended(claim, said.said)
         elif said.how == "interrupted":
             self.trials.give_back(claim)
+        elif said.how == "occupied":  # by a process of an earlier search that is still ending
+            self._died(running, said.said)
         else:
             self._failed(claim, said.how, said.said)
 
@@ -271,10 +273,11 @@ class Search:
             return
         if not self.same and cause.startswith("`objective`"):
             self.mistaken = cause
-        self.is_first = kind != "diverged"  # which says something of its values
         self.same.append(re.sub(r"\d[\d.e+-]*", "#", cause))
         if len(self.same) == SAME_FAILURES and len(set(self.same)) == 1:
             self.mistaken = f"The first {SAME_FAILURES} trials failed in the same way:\n{cause}"
+            if kind == "diverged":
+                self.then = "The next trials are begun by the same command; these would diverge again"
 
     def _let_save(self, slots: Slots) -> None:
         """Lets the trials that run save and end, of which the study is not told."""
@@ -295,7 +298,7 @@ class Search:
         if self.told.signals:
             raise KeyboardInterrupt(128 + self.told.signals[0])
         if self.mistaken:
-            raise RunFailed(f"{self.mistaken}\nWhat has failed is tried again by the same command: {self.command}")
+            raise RunFailed(f"{self.mistaken}\n{self.then}: {self.command}")
         others = sum(trial.state == TrialState.RUNNING for trial in self.trials.all())
         if others:
             trials = "A trial is" if others == 1 else f"{others} trials are"

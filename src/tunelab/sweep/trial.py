@@ -37,6 +37,11 @@ from tunelab.sweep.worker import Ended, Job, Link, Report, Stopped, turn_output_
 
 log = logging.getLogger("tunelab")
 
+
+class OccupiedError(Exception):
+    """A trial's folder that another process does not let go of."""
+
+
 SECONDS_TO_END = 0.5
 """For what a trial has started and is ending."""
 
@@ -136,6 +141,9 @@ def _run(job: Job, link: Link) -> Ended:
     try:
         with kept(), link.stoppable(), _alone_in(job.folder):
             return Ended("done", _train(job, link))
+    except OccupiedError as error:
+        log.error("%s", error)
+        return Ended("occupied", str(error))
     except ConfigError as error:
         log.error("%s", error)
         return Ended("refused", str(error))
@@ -186,16 +194,20 @@ def clear() -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a trial's folder to this process, as soon as a process that is ending has let go of it."""
+    """Keeps a trial's folder to this process, as soon as a process that is ending has let go of it.
+
+    Raises:
+        OccupiedError: If it does not.
+    """
     until = time.monotonic() + SECONDS_TO_LET_GO
     with ExitStack() as stack:
         while True:
             try:
                 stack.enter_context(in_use(folder, "hydra.sweep.dir"))
                 break
-            except ConfigError:
+            except ConfigError as error:
                 if time.monotonic() > until:
-                    raise
+                    raise OccupiedError(str(error)) from None
             time.sleep(0.1)
         yield
 
@@ -207,9 +219,7 @@ def _train(job: Job, link: Link) -> dict[str, Any]:
     if job.goes_on and checkpoint is None:
         _empty(job.folder)
     start = Start(**job.start)
-    return train(
-        OmegaConf.create(job.recipe), job.folder, start, checkpoint=checkpoint, callbacks=[Reports(link)]
-    )
+    return train(OmegaConf.create(job.recipe), job.folder, start, checkpoint=checkpoint, callbacks=[Reports(link)])
 
 
 def _last_good(folder: Path) -> Path | None:

@@ -69,7 +69,7 @@ class Ended:
     """How a job or a call ended.
 
     Args:
-        how: done, interrupted, refused (a mistake in the recipe), diverged or failed.
+        how: done, interrupted, occupied (its folder), refused (a mistake in the recipe), diverged or failed.
         said: The result, what a call gave, or the reason.
         spent: Whether the worker may not be as it was, and another is to take its place.
     """
