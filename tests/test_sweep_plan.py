@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +279,8 @@ def test_a_folder_whose_study_is_kept_elsewhere_says_where(plans: Plans, tmp_pat
         opened(in_folder)
     assert str(caught.value) == (
         "`sweep.storage` must be where outputs/sweeps/x has its study, got outputs/sweeps/x/study.journal: this "
-        f"folder's study is in {url}. Type sweep.storage={url} with its password, if it has one, or choose another name=…"
+        f"folder's study is in {url}. Type sweep.storage={url} with its password, if it has one, or choose another "
+        "name=…"
     )
     (tmp_path / "study.db").unlink()
     with pytest.raises(ConfigError, match=r"which has lost it\. Put that back, or choose another name"):
@@ -288,3 +290,29 @@ def test_a_folder_whose_study_is_kept_elsewhere_says_where(plans: Plans, tmp_pat
     (other.folder / "0").mkdir()
     with pytest.raises(ConfigError, match=r"in outputs/sweeps/y/study\.journal\. Leave sweep.storage out, or choose"):
         opened(plans("name=y", f"sweep.storage='{url}'", "lr=1e-3,1e-2"))
+
+
+def test_an_edited_recipe_is_another_search(plans: Plans) -> None:
+    before = plans("name=x", "lr=1e-3,1e-2")
+    searched(before, 1)
+    edited = replace(
+        before, definition=before.definition | {"recipe": before.definition["recipe"] | {"weight_decay": "0.5"}}
+    )
+    with pytest.raises(ConfigError) as caught:
+        open_study(edited, "minimize")
+    assert str(caught.value) == (
+        "Study 'x' was made for another recipe, a file of which has changed since: "
+        f"weight_decay {before.definition['recipe']['weight_decay']} → 0.5. Choose another name=…, or delete outputs/sweeps/x."
+    )
+    old = {key: value for key, value in before.definition.items() if key != "recipe"}
+    opened(before).set_user_attr("tunelab", old)  # of a study from before this was compared
+    assert opened(edited).user_attrs["tunelab"] == edited.definition
+
+
+def test_what_changes_no_score_is_no_part_of_what_a_study_is(plans: Plans) -> None:
+    one = plans("lr=1e-3,1e-2")
+    other = plans("lr=1e-3,1e-2", "threads=2", "logger=[csv]", "profiler=simple", "name=x")
+    assert other.definition == one.definition
+    assert plans("lr=1e-3,1e-2", "threads=2", "logger=[csv]").folder == one.folder
+    assert plans("lr=1e-3,1e-2", "weight_decay=0.5").definition["recipe"]["weight_decay"] == "0.5"
+    assert not any(key.split(".")[0] in ("name", "threads", "logger") for key in one.definition["recipe"])

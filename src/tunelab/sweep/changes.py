@@ -4,20 +4,57 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import distribution_to_json
 
+from tunelab.errors import show
 from tunelab.sweep.space import Space
 
 DEFINITION = "tunelab"
 """The study's attribute that says what it was made for."""
 
+FREE = re.compile(r"(name|threads|logger|profiler|test|repeat|resume|callbacks\.\w+\.every_seconds)(\.|$)")
+"""The keys of a recipe that change no trial's score, and may change while a study goes on."""
+
+
+def compared(definition: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study is made for, and the recipe that its trials begin from, which a file of it changes in silence.
+
+    Args:
+        definition: What is searched, and how.
+        recipe: Interpolations as they stand.
+    """
+    fixed = [text for text in definition["fixed"] if not FREE.match(text.partition("=")[0].lstrip("+~"))]
+    leaves = {key: text for key, text in _leaves(recipe) if not FREE.match(key)}
+    return {**definition, "fixed": fixed, "recipe": leaves}
+
+
+def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", show(value)  # as text, in which NaN is equal to itself
+
+
+def edits(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A phrase for each value of the recipe that differs: `weight_decay 0.01 → 0.5`.
+
+    Args:
+        before: What the study was made for.
+        now: What is asked.
+    """
+    was, is_now = before.get("recipe", {}), now.get("recipe", {})  # of another app there is none
+    keys = [key for key in dict.fromkeys([*was, *is_now]) if was.get(key) != is_now.get(key)]
+    return [f"{key} {was.get(key, 'not there')} → {is_now.get(key, 'not there')}" for key in keys]
+
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A phrase for each thing that differs: `lr 0.001,0.01 → 0.1`.
+    """A phrase for each thing that differs in what was typed: `lr 0.001,0.01 → 0.1`.
 
     Args:
         before: What the study was made for.
@@ -30,7 +67,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             for key in _keys(before, now, "knobs")
         ),
         *((key, fixed[0].get(key), fixed[1].get(key), "not given") for key in dict.fromkeys([*fixed[0], *fixed[1]])),
-        *((key, before[key], now[key], "none") for key in now if key not in ("knobs", "fixed")),
+        *((key, before[key], now[key], "none") for key in now if key not in ("knobs", "fixed", "recipe")),
     ]
     return [f"{key} {_shown(was, no)} → {_shown(is_now, no)}" for key, was, is_now, no in parts if was != is_now]
 

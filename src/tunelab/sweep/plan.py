@@ -19,7 +19,7 @@ from tunelab import catalogue
 from tunelab.config import OF_A_SEARCH, plain
 from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import unwritable
-from tunelab.sweep.changes import DEFINITION, add_choices, differences, has_more_choices
+from tunelab.sweep.changes import DEFINITION, add_choices, compared, differences, edits, has_more_choices
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
 from tunelab.sweep.chosen import build_chosen
 from tunelab.sweep.recipes import Recipes
@@ -108,19 +108,20 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
         first = recipes.own_values()
         if first is None:
             remarks.append(f"The recipe's own values are not tried first: {'; '.join(recipes.outside())}.")
-    definition = {
-        **space.definition(),
+    how = {
         "sampler": dict(sampler),
         "pruner": pruner,
         "baseline": dials["baseline"],
         "objective": own.objective,
         "objective_direction": own.objective_direction,
     }
+    definition = compared(space.definition() | how, plain(own, resolve=False))
     if sampler["_target_"] == TPE["_target_"] and always(recipes) != {knob.key for knob in space.knobs}:
         sampler.setdefault("group", True)
+    typed = {key: value for key, value in definition.items() if key != "recipe"}  # an edited file is refused instead
     named = any(o.key_or_group == "name" for o in parsed)
     choices = master.hydra.runtime.choices
-    name = own.name if named else f"{choices.data}-{choices.model}-{identity(definition)}"
+    name = own.name if named else f"{choices.data}-{choices.model}-{identity(typed)}"
     placed = any(o.startswith("hydra.sweep.dir=") for o in of_hydra)
     folder = Path(master.hydra.sweep.dir) if placed else Path("outputs", "sweeps", name)
     return Plan(
@@ -195,6 +196,10 @@ def open_study(plan: Plan, direction: Direction | None) -> optuna.Study | None:
     with alone(plan.folder):
         study = _load(plan, direction)
         before = None if study is None else study.user_attrs.get(DEFINITION)
+        if before is not None and "recipe" not in before and "recipe" in plan.definition:
+            before = compared(before, {}) | {"recipe": plan.definition["recipe"]}  # made before that was kept
+            if before == plan.definition:
+                before = None
         if study is not None and before is None:
             study.set_user_attr(DEFINITION, plan.definition)
         elif before is not None and before != plan.definition:
@@ -248,9 +253,10 @@ def _take_more_choices(plan: Plan, before: Mapping[str, Any]) -> None:
     folder = as_typed(plan.folder.resolve())
     differ = "; ".join(differences(before, plan.definition))
     if not has_more_choices(before, plan.definition):
+        edited = "; ".join(edits(before, plan.definition))
+        other = f"recipe, a file of which has changed since: {edited}" if edited and not differ else f"search: {differ}"
         raise ConfigError(
-            f"Study {plan.folder.name!r} was made for another search: {differ}. "
-            f"Choose another name=…, or delete {folder}."
+            f"Study {plan.folder.name!r} was made for another {other}. Choose another name=…, or delete {folder}."
         )
     if plan.dials["storage"] is not None:
         raise ConfigError(
