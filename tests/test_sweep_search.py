@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from tunelab import checkout
 from tunelab.errors import ConfigError, RunFailed
 from tunelab.sweep.search import Running, Search
 from tunelab.sweep.slots import Slot
@@ -24,6 +25,7 @@ def search_in(folder: Path) -> tuple[Search, list[tuple[int, TrialState]]]:
     planned: Any = SimpleNamespace(folder=folder)
     told: Any = SimpleNamespace(signals=[])
     search, ended = Search(planned, "python train.py -m lr=1,2", told), []
+    checkout.seen()  # the question to git has ended
     search.screen = SimpleNamespace(ended=lambda *how: None)  # type: ignore[assignment]
     search.trials = SimpleNamespace(  # type: ignore[assignment]
         end=lambda claim, state, **said: ended.append((claim.number, state))

@@ -15,6 +15,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from tunelab.errors import ConfigError, RunFailed
 from tunelab.sweep.samplers import Grid, QuasiRandom, Random
 from tunelab.sweep.space import Space, Value, read_space
 from tunelab.sweep.storage import open_storage
-from tunelab.sweep.trials import OWNER, RETRY, Claim, Owner, Trials
+from tunelab.sweep.trials import OWNER, RETRY, Claim, Owner, Trials, alone, others_run
 
 FORK = multiprocessing.get_context("fork")
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (
@@ -194,7 +195,6 @@ def test_a_study_goes_on_where_it_ended(kept: Kept, tmp_path: Path) -> None:
             claim for most in (3, 7, 12) for claim in run_all(trials_in(folder, storage, sampler=sampler, most=most))
         ]
         assert [claim.values for claim in parts] == whole
-        assert not any(claim.taken_up for claim in parts)
 
 
 # what was left behind
@@ -210,7 +210,7 @@ def test_a_trial_whose_owner_is_gone_is_taken_up_and_one_whose_owner_lives_is_no
     theirs.owner.close()
     again = ours.next()
     assert again is not None
-    assert (again.number, again.values, again.taken_up) == (0, left.values, True)
+    assert (again.number, again.values) == (0, left.values)
     assert ours.next() is None
 
 
@@ -222,7 +222,7 @@ def test_an_interrupted_trial_waits_and_is_taken_up(kept: Kept, tmp_path: Path) 
     trials.give_back(claim)
     assert [state for _, state, _ in found(trials)] == [WAITING]
     again = trials_in(tmp_path, kept(), most=2).next()
-    assert again == Claim(claim.number, claim.trial_id, claim.values, taken_up=True)
+    assert again == claim
 
 
 @pytest.mark.parametrize("sampler", [Random, QuasiRandom])
@@ -238,7 +238,7 @@ def test_a_trial_whose_process_ended_while_it_was_sampled_gets_the_values_it_wou
         trials._storage.set_trial_param(trial._trial_id, key, distribution.to_internal_repr(value), distribution)
     claims = run_all(trials_in(tmp_path, kept(), sampler=sampler(seed=0), most=2))
     assert [claim.values for claim in claims] == [claim.values for claim in whole]
-    assert [claim.taken_up for claim in claims] == [True, False]
+    assert [claim.number for claim in claims] == [0, 1]
 
 
 def test_a_trial_that_the_user_put_into_the_queue_has_their_values_and_others_beside(
@@ -338,7 +338,21 @@ def test_an_owner_is_alive_until_its_process_ends(tmp_path: Path) -> None:
     process.join()
     assert not ours.is_alive(theirs)
     ours.close()
-    assert not (tmp_path / ".owners").exists()
+    assert list((tmp_path / ".owners").iterdir()) == []
+
+
+def test_owners_that_come_and_go_at_once_are_alive_to_each_other_from_their_beginning_on(tmp_path: Path) -> None:
+    def live(number: int) -> bool:
+        seen = True
+        for _ in range(100):
+            owner = Owner(tmp_path)  # its file is opened anew, as a process does
+            with alone(tmp_path):
+                seen &= others_run(tmp_path) and (owner.folder / owner.name).exists()
+            owner.close()
+        return seen
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(live, range(4)))
 
 
 def test_where_files_cannot_be_locked_what_others_run_is_taken_up(
@@ -353,7 +367,7 @@ def test_where_files_cannot_be_locked_what_others_run_is_taken_up(
     again = trials_in(tmp_path, storage, most=2).next()
     assert left is not None
     assert again is not None
-    assert (again.number, again.values, again.taken_up) == (left.number, left.values, True)
+    assert (again.number, again.values) == (left.number, left.values)
 
 
 def work(folder: Path, url: str | None, sampler: BaseSampler, most: int) -> None:
@@ -532,7 +546,7 @@ def test_a_trial_that_is_killed_after_its_pruner_gave_it_up_does_not_escape(
     assert again is not None
     assert again.number == claim.number
     assert [later.report(again, epoch, float(claim.number)) for epoch in range(8)] == said
-    assert [False, True] == sorted(set(said))
+    assert sorted(set(said)) == [False, True]
 
 
 # where a study may be kept

@@ -45,13 +45,11 @@ class Claim:
         number: Of the trial, and the name of its folder.
         trial_id: In the storage.
         values: Of the knobs.
-        taken_up: Whether it has been begun before, by a process that is gone or was told to end.
     """
 
     number: int
     trial_id: int
     values: dict[str, Value]
-    taken_up: bool = False
 
 
 class Owner:
@@ -65,35 +63,38 @@ class Owner:
         self.folder = folder / ".owners"
         self.folder.mkdir(exist_ok=True)
         self.name = uuid.uuid4().hex
-        self._file = os.open(self.folder / self.name, os.O_RDWR | os.O_CREAT, 0o644)
-        with suppress(OSError):
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+        with alone(folder):  # nobody looks at the file before it is locked
+            self._file = os.open(self.folder / self.name, os.O_RDWR | os.O_CREAT, 0o644)
+            with suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def is_alive(self, name: str | None) -> bool:
-        """Whether a process still runs. Where files cannot be locked a study is one process's at a time.
+        """Whether a process still runs; to be asked under `alone`.
 
         Args:
             name: Its name; None for one that was gone before it could say it.
         """
         if name == self.name or name is None:
             return name is not None
-        path = self.folder / name
-        try:
-            with path.open("r+") as file:  # over a network an exclusive lock is for writers only
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        path.unlink(missing_ok=True)
-        return False
+        return _is_held(self.folder / name)
 
     def close(self) -> None:
         """Says that it is gone."""
         (self.folder / self.name).unlink(missing_ok=True)
         os.close(self._file)
-        with suppress(OSError):
-            self.folder.rmdir()  # the last one
+
+
+def _is_held(path: Path) -> bool:
+    """Whether the process of an owner's file still runs. Where files cannot be locked it is as if it did not."""
+    try:
+        with path.open("r+") as file:  # over a network an exclusive lock is for writers only
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    path.unlink(missing_ok=True)
+    return False
 
 
 def alone(folder: Path) -> AbstractContextManager[int]:
@@ -106,16 +107,12 @@ def alone(folder: Path) -> AbstractContextManager[int]:
 
 
 def others_run(folder: Path) -> bool:
-    """Whether another process runs trials of a sweep.
+    """Whether another process runs trials of a sweep, of a process that does not yet; to be asked under `alone`.
 
     Args:
         folder: Of the sweep.
     """
-    own = Owner(folder)
-    try:
-        return any(own.is_alive(path.name) for path in own.folder.iterdir() if path.name != own.name)
-    finally:
-        own.close()
+    return any(_is_held(path) for path in (folder / ".owners").glob("*"))
 
 
 class Trials:
@@ -139,13 +136,13 @@ class Trials:
         most: int,
         first: Mapping[str, Value] | None,
     ) -> None:
+        self.owner = Owner(folder)  # first: a study that somebody runs is not rewritten
         self.study, self.space, self.most = study, space, most
         self._active, self._folder, self._first = active, folder, first
         self._storage = study._storage
         self._combinations = study.sampler.combinations(active) if isinstance(study.sampler, Grid) else None
         if self._combinations is not None:
             self.most = min(most, len(self._combinations))
-        self.owner = Owner(folder)
 
     def all(self) -> list[FrozenTrial]:
         """Every trial of the study, by number."""
@@ -185,7 +182,7 @@ class Trials:
                 whole = self._untaken(trials, given) or next(self._fitting(given))
                 self._storage.set_trial_system_attr(trial._trial_id, GIVEN, whole)
             values = self._suggested(Trial(self.study, trial._trial_id))
-        return Claim(trial.number, trial._trial_id, values, taken_up=True)
+        return Claim(trial.number, trial._trial_id, values)
 
     def _has(self, given: Mapping[str, Value]) -> bool:
         """Whether there are trials with these values."""
