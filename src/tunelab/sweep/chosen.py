@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, CmaEsSampler
 
 from tunelab.errors import ConfigError, did_you_mean
 
@@ -56,6 +56,10 @@ def _mistakes(kind: str, config: Any, key: str) -> Iterator[str]:
         group = kind.split(".")[0]
         rule = f"be a class of {' or '.join(MODULES[kind])}"
         yield f"`{key}._target_` must {rule}, got {target}. Choose {group}=<option>; --help lists them."
+        return
+    if found is CmaEsSampler:
+        rule = "be tunelab.sweep.evolution.CmaEs, which reads its state from a study without running what is in it"
+        yield f"`{key}._target_` must {rule}, got {target}. Choose sweep=cmaes."
         return
     arguments = [name for name in inspect.signature(found).parameters if not name.startswith("_")]
     for argument, value in config.items():
