@@ -52,6 +52,18 @@ VARIED = "lr=1e-3,1e-2"
             "`sweep.sampler._target_` must be a class of tunelab.sweep.samplers or tunelab.sweep.evolution or "
             "optuna.samplers, got os.system.",
         ),
+        (
+            (VARIED, "sweep=tpe", "sweep.sampler._target_=optuna.samplers.CmaEsSampler"),
+            1,
+            "got optuna.samplers.CmaEsSampler. Choose sweep=cmaes.",
+        ),
+        (
+            ("clipping=null,norm",),
+            1,
+            "`clipping` must be an option of clipping in each trial, got null. Write clipping=none for a trial without "
+            "it, or leave null out.",
+        ),
+        (("experiment=null,digits_mlp",), 1, "`experiment` must be an option of experiment in each trial, got null."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override
@@ -71,6 +71,8 @@ def check(cfg: DictConfig, overrides: list[Override], loader: Any) -> None:
     known = catalogue.groups(loader)
     swept = [o for o in overrides if o.is_sweep_override()]
     varied = {o.key_or_group for o in swept if catalogue.is_group(o, known)}
+    if nothing := [o for o in swept if o.key_or_group in varied and o.is_discrete_sweep() and None in _choices(o)]:
+        raise ConfigError(*(_no_option(o, known) for o in nothing))
     # a key of a part that is itself swept is there in some trials only
     values = [o for o in swept if not catalogue.is_group(o, known) and o.key_or_group.split(".")[0] not in varied]
     if unknown := [*catalogue.unknown_keys(cfg, values, known, loader), *_said_to_another(cfg, overrides)]:
@@ -95,6 +97,18 @@ def _said_to_another(cfg: DictConfig, overrides: list[Override]) -> Iterator[str
             yield f"`{override.input_line}` must go without {chosen}, which does not read it. Leave one of them out."
 
 
+def _choices(override: Override) -> list[Any]:
+    """The values of a sweep of choices."""
+    values = override.value()
+    return values.list if isinstance(values, ChoiceSweep) else list(override.sweep_iterator())
+
+
+def _no_option(override: Override, known: Mapping[str, Collection[str]]) -> str:
+    group = override.key_or_group
+    without = f"Write {group}=none for a trial without it, or leave" if "none" in known[group] else "Leave"
+    return f"`{group}` must be an option of {group} in each trial, got null. {without} null out."
+
+
 def _out_of_range(recipe: DictConfig, override: Override) -> Iterator[str]:
     """A sentence for each choice, or bound of a range, that its key may not have."""
     key, values = override.key_or_group, override.value()
@@ -108,7 +122,7 @@ def _out_of_range(recipe: DictConfig, override: Override) -> Iterator[str]:
             return
         yield from found
         return
-    choices = values.list if isinstance(values, ChoiceSweep) else list(override.sweep_iterator())
+    choices = _choices(override)
     if not isinstance(values, ChoiceSweep):
         choices = [choices[0], choices[-1]] if choices else []  # a range is out of range at one of its ends
     for choice in choices:
