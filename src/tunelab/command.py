@@ -102,6 +102,9 @@ def main(
         print(error, file=sys.stderr)
         sys.exit(2 if isinstance(error, CommandLineError) else 1)
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice
+        if not {"-m", "--multirun"}.isdisjoint(sys.argv):  # before its search has begun, or in one of a launcher's
+            print(f"Interrupted. To go on: {os.environ[COMMAND_VARIABLE]}", file=sys.stderr)
         sys.exit(exit_code(stop))
     finally:
         gc.enable()

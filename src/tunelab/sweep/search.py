@@ -61,7 +61,7 @@ def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> No
             print(error, file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt as stop:
-            told.is_over = True
+            told.no_more()
             with suppress(OSError):  # the terminal may be gone
                 print(f"Interrupted. To go on: {command}", file=sys.stderr)
             sys.exit(stop.args[0] if stop.args else exit_code(stop))

@@ -15,15 +15,14 @@ ONE_TELLING = 1.0
 class Told:
     """Hears the signals that end a search, as a context.
 
-    The first raises KeyboardInterrupt with the exit code, or is noted; each further one raises it. Once the search says
-    that it ends, none does.
+    The first raises KeyboardInterrupt with the exit code, or is noted; each further one raises it.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signals: list[int] = []
-        self.is_over = self._notes = False
+        self._notes = False
         self._last = 0.0
 
     def __enter__(self) -> Told:
@@ -34,9 +33,14 @@ class Told:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.signals:  # else this process ends, and the second SIGTERM is still to come
+        if not self.signals:  # else this process ends
             for number, handler in self._before.items():
                 signal.signal(number, handler)
+
+    def no_more(self) -> None:
+        """Hears none any more: this process ends, and the second SIGTERM is perhaps still to come."""
+        for number in self._before:  # a function would be forgotten before Python has ended
+            signal.signal(number, signal.SIG_IGN)
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -49,7 +53,7 @@ class Told:
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
         before, self._last = self._last, time.monotonic()
-        if self.is_over or (self.signals and signum == signal.SIGTERM and self._last - before < ONE_TELLING):
+        if self.signals and signum == signal.SIGTERM and self._last - before < ONE_TELLING:
             return
         self.signals.append(signum)
         if len(self.signals) > 1 or not self._notes:
