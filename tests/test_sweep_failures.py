@@ -16,6 +16,7 @@ OWN = """
     import math, os, time
     import torch
     from lightning import Callback
+    from tunelab.tasks import Classification
 
     class Acts(Callback):
         "What befalls a trial in its first step."
@@ -43,6 +44,12 @@ OWN = """
 
         def on_train_start(self, trainer, pl_module):
             time.sleep(self.seconds)
+
+    class Unmeasured(Classification):
+        "Logs its loss alone."
+
+        def __init__(self, **arguments):
+            super().__init__(metrics={}, **arguments)
 """
 ACTS = ("+callbacks.acts._target_=own.Acts",)
 
@@ -146,41 +153,58 @@ def test_a_trial_whose_loss_is_never_finite_has_failed_and_is_not_tried_again(fo
 
 
 @pytest.mark.slow
-def test_a_trial_that_makes_no_valid_recipe_has_failed_with_its_words(forks: Forks, tmp_path: Path) -> None:
-    words = ("epochs=1", "warmup_steps=0,1000")
-    ended = run(forks, tmp_path, *words)
+@pytest.mark.parametrize(
+    ("words", "states", "again"),
+    [
+        (("warmup_steps=0,1", "warmup_fraction=0,0.5"), ["COMPLETE"] * 3 + ["FAIL"], 0),
+        (("warmup_steps=0,1000",), ["COMPLETE", "FAIL"], 1),
+    ],
+    ids=["of its values", "of its data"],
+)
+def test_a_trial_that_makes_no_valid_recipe_fails_with_its_words_and_is_tried_again_where_the_data_may_differ(
+    forks: Forks, tmp_path: Path, words: tuple[str, ...], states: list[str], again: int
+) -> None:
+    ended = run(forks, tmp_path, "epochs=1", *words)
     swept = Swept(tmp_path)
     assert ended.code == 0, ended.text
-    assert [trial.state.name for trial in swept.trials] == ["COMPLETE", "FAIL"]
-    assert attributes(swept, 1)["kind"] == "refused"
-    assert attributes(swept, 1)["cause"].startswith("`warmup_steps`")
-    again = run(forks, tmp_path, *words)
-    assert again.code == 0, again.text
-    assert len(swept.trials) == 2  # it would be refused again
+    assert [trial.state.name for trial in swept.trials] == states
+    refused = len(states) - 1
+    assert attributes(swept, refused)["kind"] == "refused"
+    assert attributes(swept, refused)["cause"].startswith("`warmup_steps`")
+    second = run(forks, tmp_path, "epochs=1", *words)
+    assert second.code == 0, second.text
+    assert len(swept.trials) == len(states) + again
 
 
 @pytest.mark.slow
-def test_an_objective_that_is_never_logged_ends_the_search_with_its_first_trial(forks: Forks, tmp_path: Path) -> None:
-    words = ("epochs=1", "lr=0.1,0.01,0.001", "objective=val/acuracy", "objective_direction=maximize")
-    ended = run(forks, tmp_path, *words)
-    assert ended.code == 1
-    assert "`objective` must be a metric that this run logs, got val/acuracy. Did you mean val/accuracy" in ended.text
-    assert len(Swept(tmp_path).trials) <= 1
+@pytest.mark.parametrize(
+    "task", [(), ("~task.metrics", "task._target_=own.Unmeasured")], ids=["seen before", "heard of a trial"]
+)
+def test_an_objective_that_is_never_logged_ends_the_search_with_its_first_trial_at_most(
+    forks: Forks, tmp_path: Path, own: str, task: tuple[str, ...]
+) -> None:
+    words = ("epochs=1", "lr=0.1,0.01,0.001", "objective=val/los", "objective_direction=minimize")
+    ended = run(forks, tmp_path, *words, *task, before=own)
+    assert ended.code == 1, ended.text
+    mistake = "`objective` must be a metric that this run logs, got val/los."
+    assert mistake in [line[: len(mistake)] for line in ended.text.splitlines()]
+    assert "val/loss" in ended.text
+    assert len(Swept(tmp_path).trials) == bool(task)
     assert "Traceback" not in ended.text
 
 
 @pytest.mark.slow
 def test_after_its_time_a_search_begins_no_trial_and_those_that_run_end(forks: Forks, tmp_path: Path, own: str) -> None:
-    sizes = ",".join(map(str, range(201, 241)))
-    words = ("epochs=1", f"batch_size={sizes}", "sweep.timeout=10", "callbacks=[checkpoint]")
+    sizes = ",".join(map(str, range(81, 121)))
+    words = ("epochs=1", f"batch_size={sizes}", "sweep.timeout=6", "callbacks=[checkpoint]")
     nap = ("+callbacks.nap._target_=own.Nap", "+callbacks.nap.batch_size=${batch_size}")
     ended = run(forks, tmp_path, *words, *nap, before=own)
     assert ended.code == 0, ended.text
     trials = Swept(tmp_path).trials
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     begun = [t.datetime_start for t in trials if t.datetime_start is not None]
-    assert max(begun).timestamp() - min(begun).timestamp() <= 10
-    assert 1 <= len(trials) <= 5  # of two seconds and more each
+    assert max(begun).timestamp() - min(begun).timestamp() <= 6
+    assert 1 <= len(trials) <= 8  # of 0.8 seconds and more each
 
 
 @pytest.mark.slow

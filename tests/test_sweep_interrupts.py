@@ -119,6 +119,34 @@ def test_a_signal_while_the_winner_is_scored_ends_the_search_which_scores_it_the
     assert swept.numbers(TrialState.COMPLETE) == [0, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.3])
+def test_two_signals_while_a_search_composes_end_it_in_words(
+    forks: Forks, tmp_path: Path, number: signal.Signals, seconds: float
+) -> None:
+    slow = """
+    from tunelab.sweep import plan
+    import time
+    def refuse(recipes):
+        try:
+            open("composing", "w").close()
+            time.sleep(30)
+        finally:
+            time.sleep(0.1)
+    plan.refuse_mistakes = refuse
+"""
+    fork = begin(forks, tmp_path, *WORDS, before=slow)
+    wait_for(fork, (tmp_path / "composing").exists)
+    fork.kill(number)
+    time.sleep(seconds)
+    fork.kill(number)
+    assert fork.wait(20) == 128 + number
+    typed = f"python {REPOSITORY / 'train.py'} {' '.join([*TINY, *WORDS])}"
+    assert fork.text.splitlines() == [f"Interrupted. To go on: {typed}"]
+    assert left_behind(tmp_path) == []
+
+
 @dataclass
 class Terminal:
     """A command under a terminal, which sends Ctrl-C to all of its foreground processes.
