@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from tunelab.sweep.space import Space, read_space
-from tunelab.sweep.verdicts import configurations, edges, noise, too_close, too_few, verdicts
+from tunelab.sweep.verdicts import configurations, edges, noise, repeated, too_close, too_few, verdicts, winner
 
 
 def space(*typed: str) -> Space:
@@ -158,6 +158,26 @@ def test_of_repeated_configurations_means_are_compared_not_single_trials():
     (sentence,) = said(close)
     assert f"twice the error of their means ({error:.2g})" in sentence
     assert said(clear) == []
+
+
+def test_the_winner_of_repeated_configurations_is_of_the_best_mean_and_not_the_luckiest_run():
+    searched = space("optimizer=adamw,sgd,lion", "seed=0,1,2")
+    results = {"adamw": (0.80, 0.99, 0.70), "sgd": (0.90, 0.92, 0.91), "lion": (1.0,)}  # mean 0.83, 0.91; once
+    each = [(optimizer, seed, v) for optimizer, values in results.items() for seed, v in enumerate(values)]
+    trials = [finished(n, v, searched, optimizer=o, seed=s) for n, (o, s, v) in enumerate(each)]
+    assert winner(trials, searched, "maximize").number == 4  # 0.92 of sgd
+    assert winner(trials, searched, "minimize").number == 2  # 0.70 of adamw
+    assert winner(trials[6:], searched, "maximize").number == 6  # nothing was repeated
+    assert winner([], searched, "maximize") is None
+
+
+def test_the_same_values_twice_are_no_repeats_where_no_seed_is_varied():
+    searched = space("optimizer=adamw,sgd")
+    trials = [
+        finished(n, v, searched, optimizer=o) for n, (o, v) in enumerate([("sgd", 0.9), ("sgd", 0.5), ("adamw", 0.8)])
+    ]
+    assert repeated(trials, searched, "maximize") == []
+    assert winner(trials, searched, "maximize").number == 0
 
 
 def test_fewer_trials_than_ten_for_each_knob_are_few_but_a_grid_is_never():

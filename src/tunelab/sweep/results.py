@@ -25,7 +25,7 @@ from tunelab.sweep.plan import Plan
 from tunelab.sweep.screen import columns
 from tunelab.sweep.slots import Slots
 from tunelab.sweep.trials import Trials, alone
-from tunelab.sweep.verdicts import REPEATS, Configuration, configurations, verdicts
+from tunelab.sweep.verdicts import REPEATS, Configuration, repeated, verdicts, winner
 from tunelab.sweep.winner import Winner
 from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score, spoken
 
@@ -120,13 +120,14 @@ def conclude(plan: Plan, trials: Trials, slots: Slots) -> None:
     order = ranked(everything, direction)
     if not order:
         raise RunFailed(nothing_found(everything))
-    best = order[0]
+    best = winner(everything, plan.space, direction)
+    assert best is not None
     looked = look(plan, trials, slots, best)
     recipe = plan.recipes.recipe(best.params)
     show_best(order, plan)
-    repeats = [c for c in configurations(everything, direction) if len(c.scores) > 1]
-    if repeats:
+    if repeats := repeated(everything, plan.space, direction):
         show_repeats(repeats, plan)
+        print(f"\nTrial {best.number} is the best run of the configuration with the best mean: one run may be luck.")
     copied = {"folder": as_typed(plan.folder / str(best.number))}
     typed = [*recipe.overrides, *([] if _has(recipe.overrides, "threads") else [f"threads={recipe.values['threads']}"])]
     copied["run it again"] = shlex.join([*program().split(), *_flags(), *typed])

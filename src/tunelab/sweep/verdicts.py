@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from tunelab.ranges import range_mistakes
 from tunelab.sweep.space import Knob, Space, Value
-from tunelab.sweep.wording import assignments, compact, ranked, score
+from tunelab.sweep.wording import assignments, compact, ranked, score, value_of
 
 EDGE = 0.05
 """How near to the end of a range its best value must be to be called its edge, as a share of it."""
@@ -72,6 +72,27 @@ def configurations(trials: Sequence[FrozenTrial], direction: str) -> list[Config
     return sorted(made, key=lambda each: sign * each.mean)
 
 
+def repeated(trials: Sequence[FrozenTrial], space: Space, direction: str) -> list[Configuration]:
+    """Those that were run more than once, best first; empty where neither the seed nor the fold is varied."""
+    if not any(knob.key in REPEATS for knob in space.knobs):
+        return []
+    return [each for each in configurations(trials, direction) if len(each.scores) > 1]
+
+
+def winner(trials: Sequence[FrozenTrial], space: Space, direction: str) -> FrozenTrial | None:
+    """The best trial, of those with the best mean over seeds or folds if there are several; None if none has finished.
+
+    Args:
+        trials: In whatever state.
+        space: What was varied.
+        direction: Of the objective.
+    """
+    order = ranked(list(trials), direction)
+    if found := repeated(trials, space, direction):
+        order = [trial for trial in order if trial.number in found[0].numbers]
+    return next(iter(order), None)
+
+
 def verdicts(
     trials: Sequence[FrozenTrial], space: Space, objective: str, direction: str, examples: int | None, command: str
 ) -> list[str]:
@@ -85,7 +106,7 @@ def verdicts(
         examples: How many the metric is computed from; None if that is not known.
         command: What to type for the winner again, without its seed.
     """
-    best = next(iter(ranked(list(trials), direction)), None)
+    best = winner(trials, space, direction)
     if best is None:
         return []
     said = list(edges(best, space))
@@ -221,12 +242,14 @@ def too_close(trials: Sequence[FrozenTrial], direction: str, width: float | None
     if not order or width is None:
         return None
     best, *others = order
-    near = [trial for trial in others if abs(_score(trial) - _score(best)) <= width]
+    near = [trial for trial in others if abs(value_of(trial) - value_of(best)) <= width]
     if not near:
         return None
     second = near[0]
-    differ = "are the same" if _score(best) == _score(second) else f"differ by less than the noise (about {width:.2g})"
-    if _score(best) == _score(second):
+    differ = (
+        "are the same" if value_of(best) == value_of(second) else f"differ by less than the noise (about {width:.2g})"
+    )
+    if value_of(best) == value_of(second):
         differ += f", and the noise is about {width:.2g}"
     return (
         f"{score(best.value)} (trial {best.number}) and {score(second.value)} (trial {second.number}) {differ}: "
@@ -272,8 +295,3 @@ def too_few(trials: Sequence[FrozenTrial], space: Space) -> str | None:
         f"{len(ended)} trials of {knobs} say little: about {TRIALS_PER_KNOB} for each are a start. "
         f"The same command with sweep.n_trials={needed} goes on."
     )
-
-
-def _score(trial: FrozenTrial) -> float:
-    assert trial.value is not None
-    return trial.value

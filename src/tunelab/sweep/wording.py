@@ -75,10 +75,11 @@ def ranked(trials: list[FrozenTrial], direction: str) -> list[FrozenTrial]:
     """The finished trials, the best first; of equal ones the lower number."""
     sign = -1 if direction == "maximize" else 1
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return sorted(finished, key=lambda trial: (sign * _value(trial), trial.number))
+    return sorted(finished, key=lambda trial: (sign * value_of(trial), trial.number))
 
 
-def _value(trial: FrozenTrial) -> float:
+def value_of(trial: FrozenTrial) -> float:
+    """What a finished trial reached."""
     assert trial.value is not None
     return trial.value
 
