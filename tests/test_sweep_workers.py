@@ -282,3 +282,12 @@ def test_a_call_is_answered_by_the_worker_that_was_asked_alone(
         with pytest.raises(RunFailed, match="it broke" if isinstance(said, Died) else "longer than 7 seconds"):
             slots.call("test_score", 1, seconds=7.0)
     assert (asked.asked, idle.asked) == ((Call("test_score", (1,)), 7.0), ())
+
+
+def test_the_hash_of_the_code_is_that_of_the_files_as_the_workers_import_them() -> None:
+    script = (
+        "import tunelab.record as record; record.code_hash = lambda: 'as imported'; import tunelab.sweep.trial; "
+        "record.code_hash = lambda: 'as edited since'; print(record.own_hash())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "as imported\n"

@@ -90,7 +90,7 @@ def record(folder: Path, cfg: DictConfig, start: Start) -> None:
         "versions": _versions(),
         "machine": _machine(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "code": _own_hash(),
+        "code": own_hash(),
         "own_code": {name: _hash_of(name) for name in own_code.trusted()},
         "data": fingerprints(cfg.data),
         "checkout": None if start.checkout is None else dict(start.checkout),
@@ -132,7 +132,7 @@ def _machine() -> dict[str, str | None]:
 
 
 @cache
-def _own_hash() -> str:
+def own_hash() -> str:
     """That of tunelab: of what this process has imported, whatever becomes of the files."""
     return code_hash()
 

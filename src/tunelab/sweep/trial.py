@@ -29,7 +29,7 @@ from tunelab.checkpoints import read_checkpoint
 from tunelab.errors import ConfigError, RunFailed
 from tunelab.folder import RunFolder, in_use, write_json
 from tunelab.prepare import direction
-from tunelab.record import Start
+from tunelab.record import Start, own_hash
 from tunelab.run import build, has_examples, train
 from tunelab.sweep.kept import kept, put_environment, speak
 from tunelab.sweep.left import result
@@ -53,6 +53,8 @@ _threads: set[threading.Thread] = set()
 
 # Lightning's Trainer asks each time for what is installed, which takes 10 ms
 vars(registry)["entry_points"] = functools.cache(vars(registry)["entry_points"])
+
+own_hash()  # of the files that have just been imported, whatever becomes of them before the first trial
 
 gc.collect()
 gc.freeze()  # the workers share what the server has imported, as long as nobody writes into it
