@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +52,33 @@ def test_nothing_else_of_the_suites_is_left_out() -> None:
         tests = [name for name in vars(theirs) if name.startswith("test_")]
         left_out = [name for name in tests if getattr(ours, name) is not getattr(theirs, name)]
         assert left_out == (["test_to_absolute_path_multirun"] if ours is TestApps else [])
+
+
+APP = """
+import hydra
+
+@hydra.main(config_path=None)
+def app(cfg):
+    return float(cfg.x)
+
+app()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+sweep=grid", "+x=interval(0,1)"], "`sweep=grid` needs finite choices, but x is interval(0,1)."),
+        (["+sweep.n_jobs=0", "+x=1,2"], "`sweep.n_jobs` must be at least 1, got 0."),
+        (["+sweep.n_trails=5", "+x=1,2"], "got n_trails. Did you mean n_trials?"),
+    ],
+    ids=["grid", "n_jobs", "n_trails"],
+)
+def test_another_app_hears_of_a_mistake_in_words(tmp_path: Path, words: list[str], said: str) -> None:
+    (tmp_path / "app.py").write_text(APP, encoding="utf-8")
+    command = [sys.executable, "app.py", "-m", OURS, *words]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -80,6 +80,28 @@ def test_a_run_that_ends_badly_under_another_launcher_fails_alone(tmp_path: Path
     assert outcome.code == 0, outcome.text
     rows = table(tmp_path / "outputs/sweeps/cluster/results.csv")
     assert [(row["trial"], row["state"]) for row in rows] == [("0", "finished"), ("1", "failed")]
+    journal = (tmp_path / "outputs/sweeps/cluster/study.journal").read_text(encoding="utf-8")
+    assert '"kind":"diverged"' in journal.replace(" ", "")  # which is not tried again
+    assert "best trial 0 of 2" in outcome.text
+    assert "To run it again: python train.py repeat=outputs/sweeps/cluster/0\n" in outcome.text
+    assert "To score it: python train.py evaluate run=outputs/sweeps/cluster/0\n" in outcome.text
+
+
+def test_another_launcher_takes_no_other_runs_folder_for_a_trials(tmp_path: Path) -> None:
+    words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "name=cluster", *SMALL)
+    assert in_process_of_its_own(tmp_path, "-m", "lr=1e-3,1e-2", *words).code == 0
+    folder = tmp_path / "outputs/sweeps/cluster"
+    (folder / "study.journal").unlink()
+    left = {path: path.read_bytes() for path in folder.glob("*/result.json")}
+    outcome = in_process_of_its_own(tmp_path, "-m", "lr=1e-1,1e-2", *words)
+    assert outcome.code == 1
+    assert "`outputs/sweeps/cluster/0` must be free for trial 0, got the run of lr=0.001" in outcome.text
+    assert {path: path.read_bytes() for path in folder.glob("*/result.json")} == left
+    (folder / "study.journal").unlink()
+    outcome = in_process_of_its_own(tmp_path, "-m", "lr=1e-3,1e-2", *words)  # the same runs, of which nothing was heard
+    assert outcome.code == 0
+    assert [row["state"] for row in table(folder / "results.csv")] == ["finished", "finished"]
+    assert {path: path.read_bytes() for path in folder.glob("*/result.json")} == left
 
 
 def test_a_pruner_is_refused_where_nothing_is_heard_of_a_trial_before_its_end(tmp_path: Path) -> None:

@@ -302,7 +302,8 @@ def test_an_edited_recipe_is_another_search(plans: Plans) -> None:
         open_study(edited, "minimize")
     assert str(caught.value) == (
         "Study 'x' was made for another recipe, a file of which has changed since: "
-        f"weight_decay {before.definition['recipe']['weight_decay']} → 0.5. Choose another name=…, or delete outputs/sweeps/x."
+        f"weight_decay {before.definition['recipe']['weight_decay']} → 0.5. Choose another name=…, "
+        "or delete outputs/sweeps/x."
     )
     old = {key: value for key, value in before.definition.items() if key != "recipe"}
     opened(before).set_user_attr("tunelab", old)  # of a study from before this was compared

@@ -31,11 +31,12 @@ class TunelabSweeper(Sweeper):
         from tunelab.schema import Sweep  # Hydra imports its plugins at each start
         from tunelab.sweep import search
         from tunelab.sweep.launched import launch, runs_here
+        from tunelab.sweep.plan import NO_PRUNER
 
         master = self.config.copy()
         with read_write(master), open_dict(master):
             master.sweep = OmegaConf.merge(Sweep.model_validate({}).model_dump(), self.sweep_cfg or {})
-            master.pruner = self.pruner_cfg or {"_target_": "optuna.pruners.NopPruner"}
+            master.pruner = self.pruner_cfg or dict(NO_PRUNER)
         if runs_here(master, self.task_function):
             return search(arguments, master, self.hydra_context.config_loader)
         return launch(arguments, master, self.hydra_context, self.task_function)

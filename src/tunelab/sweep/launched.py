@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 import sys
 import time
@@ -20,11 +21,15 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 from optuna.trial import TrialState
 
-from tunelab.config import OF_A_SEARCH, plain
-from tunelab.errors import ConfigError, RunFailed
+from tunelab.config import plain
+from tunelab.errors import ConfigError, RunFailed, as_typed, did_you_mean, program
 from tunelab.job import train_job
+from tunelab.multirun import of_search
 from tunelab.overrides import quoted
-from tunelab.sweep.left import result
+from tunelab.ranges import range_mistakes
+from tunelab.schema import Search, Sweep
+from tunelab.sweep.chosen import build_chosen
+from tunelab.sweep.left import is_begun, result
 from tunelab.sweep.plan import (
     NO_PRUNER,
     Direction,
@@ -103,7 +108,7 @@ class Launched:
     ) -> None:
         self.is_ours = unwrap(task_function) is train_job
         parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
-        self.overrides = [o for o in parsed if o.key_or_group.split(".")[0] not in OF_A_SEARCH]
+        self.overrides = [o for o in parsed if not of_search(o)]
         loader = context.config_loader
         self.plan = plan(arguments, master, loader) if self.is_ours else self._plan(master, loader)
         self._refuse_what_is_not_heard()
@@ -122,14 +127,24 @@ class Launched:
     def _plan(self, master: DictConfig, loader: Any) -> Plan:
         """The plan of another app, whose keys say nothing to us."""
         dials = plain(master.sweep, resolve=True)
+        keys = [*Sweep.model_fields, "sampler"]
+        unknown = [
+            f"`sweep.{key}` must be a key of sweep, got {key}."
+            + (did_you_mean(str(key), keys) or f" It has {', '.join(keys)}.")
+            for key in dials
+            if key not in keys
+        ]
+        if mistakes := [*unknown, *range_mistakes({"sweep": dials, "pruner": {}}, Search)]:
+            raise ConfigError(*mistakes)
         named = {o.key_or_group for o in self.overrides}
         groups = {name: options for name in named if (options := loader.get_group_options(name, ObjectType.CONFIG))}
         space = read_space(self.overrides, groups, dials["seed"])
         sampler = choose_sampler(dials, space)
+        build_chosen("sweep.sampler", sampler)
         recipes = Configs(loader, master.hydra.job.config_name, space, hydra_overrides(master))
         definition = {**space.definition(), "sampler": sampler, "pruner": NO_PRUNER, "objective": "returned"}
         folder, pruner = Path(master.hydra.sweep.dir), plain(master.pruner, resolve=True)
-        return Plan(dials, space, recipes, sampler, pruner, folder, True, "returned", definition, None, [])
+        return Plan(dials, space, recipes, sampler, pruner, folder, "returned", definition, None, [])
 
     def _refuse_what_is_not_heard(self) -> None:
         if self.plan.pruner != NO_PRUNER:
@@ -157,16 +172,16 @@ class Launched:
         self.trials = Trials(
             study, self.plan.space, recipes.active, self.plan.folder, dials["n_trials"], self.plan.first
         )
-        self.trials.try_again()
         until = math.inf if dials["timeout"] is None else time.monotonic() + dials["timeout"]
         returns = []
         try:
+            self.trials.try_again()
             for batch in self._batches():
                 returns.append(self._launch(batch))
                 if time.monotonic() > until:
                     break
         finally:
-            self.trials.owner.close()
+            self.trials.leave()
         self._conclude(list(chain(*returns)))
         return returns
 
@@ -187,15 +202,33 @@ class Launched:
             yield batch
 
     def _is_done(self, claim: Claim) -> bool:
-        """Whether a run of ours has ended whose result the study has not heard; what another left is taken away."""
+        """Whether a run of ours has ended whose result the study has not heard; what it left unfinished is taken away.
+
+        Raises:
+            ConfigError: If what is in the trial's folder is not of this trial.
+        """
         folder = self.plan.folder / str(claim.number)
-        if not self.is_ours or not folder.exists():
+        if not self.is_ours or not is_begun(folder, self._typed(claim)):
             return False
-        found = result(folder)
-        if found is None or found["objective"]["best"] is None:
-            shutil.rmtree(folder)
+        if self._is_ended(claim):
+            return True
+        shutil.rmtree(folder)
+        return False
+
+    def _is_ended(self, claim: Claim) -> bool:
+        """Writes down what a run of ours ended with, if it left a result."""
+        found = result(self.plan.folder / str(claim.number))
+        if found is None:
             return False
-        self.trials.end(claim, TrialState.COMPLETE, float(found["objective"]["best"]))
+        best = found["objective"]["best"]
+        said = {"epoch": found["objective"]["epoch"], "epochs": found["epochs"], "seconds": found["seconds"]}
+        if found["status"] == "pruned":  # by workers, before the launcher was another
+            self.trials.end(claim, TrialState.PRUNED, **said)
+        elif found["status"] == "diverged" or best is None:
+            cause = found.get("message") or f"{self.plan.objective} was NaN or Inf in every epoch."
+            self.trials.end(claim, TrialState.FAIL, kind="diverged", cause=cause, **said)
+        else:
+            self.trials.end(claim, TrialState.COMPLETE, float(best), **said)
         return True
 
     def _typed(self, claim: Claim) -> list[str]:
@@ -208,13 +241,10 @@ class Launched:
         ]
 
     def _launch(self, batch: list[Claim]) -> Sequence[JobReturn]:
-        try:
-            returns = self.launcher.launch([self._typed(claim) for claim in batch], batch[0].number)
-        except BaseException:
-            for claim in batch:
-                self.trials.give_back(claim)
-            raise
+        returns = self.launcher.launch([self._typed(claim) for claim in batch], batch[0].number)
         for claim, returned in zip(batch, returns, strict=True):
+            if self.is_ours and self._is_ended(claim):
+                continue
             if returned.status != JobStatus.COMPLETED:
                 cause = returned._return_value
                 self.trials.end(claim, TrialState.FAIL, kind="failed", cause=f"{type(cause).__name__}: {cause}")
@@ -235,6 +265,10 @@ class Launched:
             best = self.trials.study.best_trial
             values = " ".join(f"{key}={value}" for key, value in best.params.items())
             print(f"best trial {best.number} of {len(everything)}: {best.value:g} with {values or 'nothing varied'}")
+            if self.is_ours:
+                best_folder = shlex.quote(as_typed(self.plan.folder / str(best.number)))
+                print(f"It is in {best_folder}. To run it again: {program()} repeat={best_folder}")
+                print(f"No trial is scored on the test set here. To score it: {program()} evaluate run={best_folder}")
         elif self.is_ours or not self.plan.is_grid:
             for returned in returns if not self.is_ours else ():
                 returned.return_value  # noqa: B018  # which raises it

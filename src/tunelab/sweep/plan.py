@@ -16,9 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from tunelab import catalogue
-from tunelab.config import OF_A_SEARCH, plain
+from tunelab.config import plain
 from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import unwritable
+from tunelab.multirun import of_search
 from tunelab.sweep.changes import DEFINITION, add_choices, compared, differences, edits, has_more_choices
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
 from tunelab.sweep.chosen import build_chosen
@@ -52,7 +53,6 @@ class Plan:
         sampler: Its config.
         pruner: Its config.
         folder: Of the sweep.
-        named: Whether the user named it.
         objective: The metric.
         definition: What the study is made for: another one is another study.
         first: The values of the first trial, where they are the recipe's own.
@@ -65,7 +65,6 @@ class Plan:
     sampler: dict[str, Any]
     pruner: dict[str, Any]
     folder: Path
-    named: bool
     objective: str
     definition: dict[str, Any]
     first: dict[str, Value] | None
@@ -89,13 +88,9 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
         ConfigError: With a sentence for each thing that cannot be searched so.
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-    of_search = [o for o in parsed if o.key_or_group.split(".")[0] in OF_A_SEARCH]
     dials = plain(master.sweep, resolve=True)
-    space = read_space([o for o in parsed if o not in of_search], catalogue.groups(loader), dials["seed"])
+    space = read_space([o for o in parsed if not of_search(o)], catalogue.groups(loader), dials["seed"])
     sampler = choose_sampler(dials, space)
-    if sampler["_target_"] == GRID["_target_"]:
-        _refuse_endless(space)
-        _refuse_too_many(space)
     of_hydra = hydra_overrides(master)
     recipes = Recipes(loader, master.hydra.job.config_name, space, of_hydra)
     refuse_mistakes(recipes)
@@ -124,9 +119,7 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     name = own.name if named else f"{choices.data}-{choices.model}-{identity(typed)}"
     placed = any(o.startswith("hydra.sweep.dir=") for o in of_hydra)
     folder = Path(master.hydra.sweep.dir) if placed else Path("outputs", "sweeps", name)
-    return Plan(
-        dials, space, recipes, sampler, pruner, folder, named or placed, own.objective, definition, first, remarks
-    )
+    return Plan(dials, space, recipes, sampler, pruner, folder, own.objective, definition, first, remarks)
 
 
 def choose_sampler(dials: dict[str, Any], space: Space) -> dict[str, Any]:
@@ -135,11 +128,17 @@ def choose_sampler(dials: dict[str, Any], space: Space) -> dict[str, Any]:
     Args:
         dials: Those of `sweep`, from which it is taken, and which get a number of trials.
         space: What is varied.
+
+    Raises:
+        ConfigError: If a grid has no end, or too far a one.
     """
     sampler: dict[str, Any] = dials.pop("sampler", None) or (
         dict(GRID) if space.is_finite else TPE | {"seed": dials["seed"]}
     )
     dials["n_trials"] = dials["n_trials"] or (sys.maxsize if sampler == GRID else TRIALS)
+    if sampler.get("_target_") == GRID["_target_"]:
+        _refuse_endless(space)
+        _refuse_too_many(space)
     return sampler
 
 
