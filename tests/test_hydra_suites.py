@@ -19,6 +19,7 @@ OURS = "hydra/sweeper=tunelab"
 pytestmark = pytest.mark.usefixtures("hydra_restore_singletons")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", [OURS])])
 class TestEverySweep(LauncherTestSuite):
     """What any launcher has to do under this sweeper."""

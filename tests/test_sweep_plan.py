@@ -102,6 +102,7 @@ def test_the_recipes_own_values_are_the_first_trial_where_they_are_searched(plan
     assert outside.remarks == ["The recipe's own values are not tried first: lr=0.001 is not in interval(0.1,0.2)."]
 
 
+@pytest.mark.slow
 def test_what_a_sampler_cannot_search_is_said(plans: Plans) -> None:
     typed = ["lr=tag(log,interval(1e-4,0.1))", "weight_decay=interval(0,0.1)", "optimizer=adamw,momentum"]
     momentum = "optimizer.momentum=interval(0.5,0.9)"
@@ -156,6 +157,7 @@ def test_a_study_of_another_search_is_refused_with_what_differs(plans: Plans, no
     assert str(caught.value).endswith("Choose another name=…, or delete outputs/sweeps/x.")
 
 
+@pytest.mark.slow
 def test_a_wider_interval_is_another_search(plans: Plans) -> None:
     searched(plans("name=x", "sweep=random", "lr=interval(0.001,0.01)"), 2)
     with pytest.raises(ConfigError, match=r"lr 0.001…0.01 → 0.001…0.1\. Choose another name"):
@@ -170,7 +172,14 @@ def facts(study: optuna.Study) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("how", [[], ["sweep=random", "sweep.baseline=false"], ["sweep=tpe"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        [],
+        pytest.param(["sweep=random", "sweep.baseline=false"], marks=pytest.mark.slow),
+        pytest.param(["sweep=tpe"], marks=pytest.mark.slow),
+    ],
+)
 def test_more_choices_are_taken_into_a_study_and_nothing_that_was_found_is_lost(plans: Plans, how: list[str]) -> None:
     before = plans("name=x", *how, "lr=1e-3,1e-2", "optimizer=adamw,sgd", "fold=null,0/5")
     done = searched(before, 8)
@@ -188,6 +197,7 @@ def test_more_choices_are_taken_into_a_study_and_nothing_that_was_found_is_lost(
         assert len(done + searched(after) + rest) == 3 * 3 * 2
 
 
+@pytest.mark.slow
 def test_choices_are_not_added_while_another_process_runs_the_study(plans: Plans) -> None:
     planned = plans("name=x", "lr=1e-3,1e-2")
     searched(planned, 1)
@@ -202,6 +212,7 @@ def test_choices_are_not_added_while_another_process_runs_the_study(plans: Plans
     assert len(opened(plans("name=x", "lr=1e-3,1e-2,1e-1")).trials) == 1
 
 
+@pytest.mark.slow
 def test_a_database_keeps_its_choices(plans: Plans, tmp_path: Path) -> None:
     kept = f"sweep.storage='sqlite:///{tmp_path}/study.db'"
     opened(plans("name=x", kept, "lr=1e-3,1e-2"))
@@ -209,6 +220,7 @@ def test_a_database_keeps_its_choices(plans: Plans, tmp_path: Path) -> None:
         opened(plans("name=x", kept, "lr=1e-3,1e-2,1e-1"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_renamed_is_the_same_study(plans: Plans) -> None:
     first = plans("name=x", "lr=1e-3,1e-2,1e-1")
     searched(first, 2)
@@ -247,6 +259,7 @@ def test_a_study_of_a_database_is_run_from_its_folder_alone(
     assert opened(plans("name=three", kept, "lr=1e-3,1e-2"))._study_id == study._study_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["no token", "no attribute"])
 def test_a_kill_while_a_study_is_made_leaves_what_the_same_command_completes(
     plans: Plans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
@@ -270,6 +283,7 @@ def test_a_kill_while_a_study_is_made_leaves_what_the_same_command_completes(
     assert token in (None, bound)
 
 
+@pytest.mark.slow
 def test_a_folder_whose_study_is_kept_elsewhere_says_where(plans: Plans, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     in_database, in_folder = plans("name=x", f"sweep.storage='{url}'", "lr=1e-3,1e-2"), plans("name=x", "lr=1e-3,1e-2")

@@ -188,6 +188,7 @@ def best_of(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_OPTUNA)
 def test_a_sampler_of_optunas_beats_random_on_a_sphere(name: str, tmp_path: Path) -> None:
     trials = 25 if name == "gp" else 60
@@ -197,6 +198,7 @@ def test_a_sampler_of_optunas_beats_random_on_a_sphere(name: str, tmp_path: Path
     assert min(value for _, value in found) <= ordinary
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # which a search ignores
 @pytest.mark.parametrize("name", OF_OPTUNA)
 def test_a_sampler_of_optunas_takes_values_that_only_some_options_have(name: str, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def composed(folder, *overrides):
     return plain(recipe_of(cfg), resolve=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -64,12 +65,14 @@ def test_what_reads_a_dial_still_reads_it(loader, tmp_path):
     assert OmegaConf.create(changed).optimizer.lr == 0.01
 
 
+@pytest.mark.slow
 def test_threads_that_were_typed_and_the_test_set_stay_as_they_were(loader, tmp_path):
     Winner(loader, "train", ["threads=3"], 3).write(tmp_path, [])
     assert composed(tmp_path, "experiment=best")["threads"] == 3
     assert composed(tmp_path, "experiment=best")["test"] is True
 
 
+@pytest.mark.slow
 def test_the_winner_of_a_search_around_an_experiment_file_is_complete_in_its_own(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
