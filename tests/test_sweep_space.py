@@ -136,6 +136,15 @@ def test_the_last_of_several_values_for_all_trials_holds() -> None:
             ["lr=tag(log,interval(-2,-1))"],
             "`lr` must be greater than 0 on a log scale, got tag(log,interval(-2,-1)). Write interval(-2,-1).",
         ),
+        (["lr=tag(lgo,interval(1e-3,0.1))"], "`lr` must have the tag log or none, got lgo. Did you mean log?"),
+        (
+            ["lr=tag(fine,log,interval(1e-3,0.1))"],
+            "`lr` must have the tag log or none, got fine. Write tag(log,interval(0.001,0.1)).",
+        ),
+        (
+            ["lr=tag(log,choice(1,2))"],
+            "`lr` must have no tag, got tag(log,choice(1,2)). Only an interval has a scale: write tag(log,interval(",
+        ),
         (["a=range(3,1)"], "`a` must have values in its range, got range(3,1). Write range(<first>,<end>,<step>), "),
         (
             ["a=range(1,3,0)"],

@@ -23,7 +23,7 @@ from optuna.distributions import (
 )
 
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, did_you_mean
 
 Value = Any
 """Of a knob: a number, a text, true, false or null."""
@@ -171,9 +171,7 @@ class Space:
             else json.loads(distribution_to_json(knob.distribution))
             for knob in self.knobs
         }
-        fixed = {
-            o.get_key_element(): canonical(o) for o in self.fixed if o.key_or_group != "name"
-        }  # the last one wins
+        fixed = {o.get_key_element(): canonical(o) for o in self.fixed if o.key_or_group != "name"}  # the last one wins
         return {"knobs": knobs, "fixed": sorted(fixed.values())}
 
 
@@ -232,6 +230,8 @@ def _mistakes(override: Override) -> Iterator[str]:
         yield f"`{key}` must have one value in a search, {why}, got {typed}. Write {key}=<value>, or leave it out."
     elif override.is_delete():
         yield f"`{override.input_line}` must leave out one thing in all trials. Write ~{key}, or search over options."
+    elif tags := sorted({*getattr(values, "tags", ())} - ({"log"} if isinstance(values, IntervalSweep) else set())):
+        yield _unknown_tags(key, typed, tags, values)
     elif isinstance(values, RangeSweep):
         if _steps(values) is None:
             remedy = "Write range(<first>,<end>,<step>), where the end is not among the values."
@@ -240,6 +240,17 @@ def _mistakes(override: Override) -> Iterator[str]:
         yield from _interval_mistakes(key, typed, values)
     elif not list(override.sweep_iterator()):
         yield f"`{key}` must have a choice, got {typed}, which none fits."
+
+
+def _unknown_tags(key: str, typed: str, tags: Sequence[str], values: Any) -> str:
+    if not isinstance(values, IntervalSweep):
+        remedy = "Only an interval has a scale: write tag(log,interval(<low>,<high>)), or leave the tag out."
+        return f"`{key}` must have no tag, got {typed}. {remedy}"
+    scaled = (
+        f" Write tag(log,interval({values.start:g},{values.end:g}))." if None not in (values.start, values.end) else ""
+    )
+    near = did_you_mean(tags[0], ["log"]) or scaled
+    return f"`{key}` must have the tag log or none, got {', '.join(tags)}.{near}"
 
 
 def _interval_mistakes(key: str, typed: str, values: IntervalSweep) -> Iterator[str]:
