@@ -34,6 +34,24 @@ VARIED = "lr=1e-3,1e-2"
             1,
             "`pruner.percentile` must be at most 100, got 200.",
         ),
+        (
+            (VARIED, "sweep.sampler=tpe"),
+            2,
+            "`sweep.sampler` must be chosen by the group sweep, got tpe. Write sweep=tpe.",
+        ),
+        ((VARIED, "sampler=tpe"), 2, "`sampler` must be chosen by the group sweep, got tpe. Write sweep=tpe."),
+        ((VARIED, "sweep.pruner=median"), 2, "got median. Write pruner=median."),
+        ((VARIED, "sweep=bayes"), 2, "got bayes. Did you mean tpe or gp?"),
+        (("lr=log(1e-3,1e-1)",), 2, "Write 'lr=tag(log,interval(1e-3,1e-1))'."),
+        (("lr=loguniform(1e-3,1e-1)",), 2, "Write 'lr=tag(log,interval(1e-3,1e-1))'."),
+        (("lr=tag(log,1e-3,1e-1)",), 2, "Write 'lr=tag(log,interval(1e-3,1e-1))'."),
+        (("lr=tag(log,interval(1e-3,1e-1)",), 2, "Close what is open: 'lr=tag(log,interval(1e-3,1e-1))'."),
+        (("lr=interval(1e-3,1e-1))",), 2, "Leave out what closes nothing: 'lr=interval(1e-3,1e-1)'."),
+        (("lr=1e-3,", "1e-2,", "1"), 2, "must be one word: write lr=1e-3,1e-2,1, no blank after a comma."),
+        (("lr=tag(log,interval(-1,0.1))",), 1, "got -1.0. Try 'lr=tag(log,interval(0.001,0.1))'."),
+        (("lr=glob(*)",), 1, "`lr` must be values, got the pattern glob(*). Write lr=<a>,<b>."),
+        (("optimizer=interval(1,2)",), 2, "`optimizer` must be options, not numbers, got interval(1,2)."),
+        (("optimizer=glob(x*)",), 2, "`optimizer` must have options that the pattern fits, got glob(x*)."),
         (("sweep=tpe", "lr=1e-3"), 1, "`sweep=tpe` must have something to vary, got nothing."),
         (("dropout=interval(0,2)",), 1, "`dropout` must be less than 1, got 2.0."),
         (("lr=interval(-1,1)",), 1, "`lr` must be greater than 0, got -1.0."),
@@ -83,6 +101,11 @@ def test_what_says_how_to_search_is_refused_without_m(tmp_path: Path, argument: 
 def test_an_interval_without_m_is_refused_with_the_flag_to_add(tmp_path: Path) -> None:
     text = refused(typed(tmp_path, "lr=interval(0.1,0.2)"), 2)
     assert "`lr=interval(0.1,0.2)` must have one value, or be searched: add -m to search in it." in text
+
+
+def test_a_pattern_of_a_group_stands_for_the_options_that_it_fits(tmp_path: Path) -> None:
+    text = refused(typed(tmp_path, "optimizer=glob(ada*,exclude=adam*)"), 2)
+    assert "`optimizer=choice(adadelta,adafactor,adagrad)` must have one value, or be searched" in text
 
 
 def test_cfg_job_shows_a_search_with_m_alone(tmp_path: Path, compose: Callable[..., Any]) -> None:

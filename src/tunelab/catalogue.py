@@ -11,7 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import GroupDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -19,14 +19,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from tunelab.config import MEMBER_GROUPS, plain
 from tunelab.errors import ConfigError, closest, did_you_mean, show
-
-ALSO_CALLED = {
-    **dict.fromkeys(("learning_rate", "learningrate", "rate", "eta"), "lr"),
-    **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs"), "epochs"),
-    **dict.fromkeys(("bs", "batch"), "batch_size"),
-    **dict.fromkeys(("wd", "l2_penalty"), "weight_decay"),
-}
-"""What other programs call our dials."""
+from tunelab.meant import ALSO_CALLED, CHOSEN_BY, OPTIONS_ALSO_CALLED, remedy
 
 
 def groups(loader: ConfigLoader, parent: str = "") -> dict[str, list[str]]:
@@ -57,12 +50,7 @@ def parse(arguments: list[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(argument))
         except HydraException:
-            if "=" in argument:
-                key, value = argument.split("=", 1)
-                remedy = f"Quote the value: '{key}=\"{value}\"'."
-            else:
-                remedy = f"Write {argument}=<value>."
-            mistakes.append(f"`{argument}` must be an override of the form key=value.  {remedy}".replace("  ", " "))
+            mistakes.append(f"`{argument}` must be an override of the form key=value. {remedy(argument)}")
     if mistakes:
         raise ConfigError(*mistakes)
     return parsed
@@ -156,13 +144,33 @@ def refuse_number(override: Override, known: dict[str, list[str]]) -> None:
 
 def unknown_options(override: Override, known: dict[str, list[str]]) -> Iterator[str]:
     """A sentence for each option of a group override that the group has not, in a sweep too."""
-    options = known.get(override.key_or_group, [])
+    group, value = override.key_or_group, override.value()
+    options = known.get(group, [])
+    if options and isinstance(value, (IntervalSweep, RangeSweep, Glob)):
+        if isinstance(value, Glob) and value.filter(options):
+            return
+        one = "have options that the pattern fits" if isinstance(value, Glob) else "be options, not numbers"
+        yield (
+            f"`{group}` must {one}, got {override.get_value_string()}. "
+            f"Write {group}=<one>,<other> of {', '.join(options)}."
+        )
+        return
     for option in chosen(override) if options else []:
         if option not in options:
-            yield (
-                f"`{override.key_or_group}` must be one of {', '.join(options)}, got {option}."
-                f"{did_you_mean(option, options)}"
-            )
+            also = OPTIONS_ALSO_CALLED.get(group, {}).get(option.lower(), ())
+            near = f" Did you mean {' or '.join(also)}?" if also else did_you_mean(option, options)
+            yield f"`{group}` must be one of {', '.join(options)}, got {option}.{near}"
+
+
+def options_of_keys(overrides: list[Override], known: dict[str, list[str]]) -> Iterator[str]:
+    """A sentence for each option that was written to a key rather than to its group."""
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        if (group := CHOSEN_BY.get(key)) and key not in known and isinstance(value, (str, QuotedString)):
+            option = getattr(value, "text", value)
+            also = OPTIONS_ALSO_CALLED.get(group, {}).get(option.lower(), ()) or closest(option, known.get(group, []))
+            written = f"Write {' or '.join(f'{group}={each}' for each in also or ['<option>'])}."
+            yield f"`{key}` must be chosen by the group {group}, got {option}. {written}"
 
 
 def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) -> Iterator[str]:
@@ -185,6 +193,9 @@ def mistakes(loader: ConfigLoader, config_name: str, overrides: list[Override]) 
     except (HydraException, YAMLError, ValueError):
         return
     values = [o for o in overrides if not is_group(o, known)]
+    if written := list(options_of_keys(values, known)):
+        yield from written
+        values = [o for o in values if o.key_or_group not in CHOSEN_BY]
     yield from unknown_keys(cfg, values, known, loader)
     yield from _other_containers(cfg, values)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -25,7 +25,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -230,7 +230,10 @@ def _initialize(folder: Path, config_dir: str | None, job_name: str) -> None:
 
 
 def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
-    """The overrides of the command line; `group=null` becomes the deletion that Hydra has for it, in sys.argv too."""
+    """The overrides of the command line.
+
+    `group=null` becomes the deletion that Hydra has for it, a pattern the options that it fits, in sys.argv too.
+    """
     for word in (a for a in arguments if a.isidentifier()):
         if word in (known_tools := list(tools.described())):
             raise CommandLineError(f"`{word}` must come first, before what it is given: {program()} {word} …")
@@ -242,10 +245,14 @@ def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
         for position, override in enumerate(overrides):
             if catalogue.is_group(override, known):
                 catalogue.refuse_number(override, known)
-                if override.value() is None and not override.is_delete():
-                    left_out = f"~{override.key_or_group}"
-                    sys.argv[sys.argv.index(str(override.input_line))] = left_out
-                    overrides[position] = catalogue.parse([left_out])[0]
+                written, value = None, cast(object, override.value())
+                if value is None and not override.is_delete():
+                    written = f"~{override.key_or_group}"
+                elif isinstance(value, Glob) and (fitting := value.filter(known[override.key_or_group])):
+                    written = f"{override.get_key_element()}=choice({','.join(fitting)})"
+                if written is not None:
+                    sys.argv[sys.argv.index(str(override.input_line))] = written
+                    overrides[position] = catalogue.parse([written])[0]
     except ConfigError as error:
         raise CommandLineError(*error.mistakes) from None
     if any(sentence for override in overrides for sentence in catalogue.unknown_options(override, known)):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
 from tunelab import catalogue
@@ -75,14 +76,21 @@ def check(cfg: DictConfig, overrides: list[Override], loader: Any) -> None:
         raise ConfigError(*(_no_option(o, known) for o in nothing))
     # a key of a part that is itself swept is there in some trials only
     values = [o for o in swept if not catalogue.is_group(o, known) and o.key_or_group.split(".")[0] not in varied]
-    if unknown := [*catalogue.unknown_keys(cfg, values, known, loader), *_said_to_another(cfg, overrides)]:
+    unknown = [*catalogue.options_of_keys(overrides, known), *catalogue.unknown_keys(cfg, values, known, loader)]
+    if unknown := [*unknown, *_said_to_another(cfg, overrides)]:
         raise CommandLineError(*unknown)
     recipe = recipe_of(cfg)
     mistakes = dict.fromkeys(range_mistakes(resolved(recipe)))
     of_a_search = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in OF_A_SEARCH if key in cfg}
     mistakes |= dict.fromkeys(range_mistakes({key: {} for key in OF_A_SEARCH} | of_a_search, Search))
     for override in values:
-        mistakes |= dict.fromkeys(_out_of_range(recipe, override))
+        if isinstance(override.value(), Glob):
+            key = override.key_or_group
+            mistakes[f"`{key}` must be values, got the pattern {override.get_value_string()}. Write {key}=<a>,<b>."] = (
+                None
+            )
+        else:
+            mistakes |= dict.fromkeys(_out_of_range(recipe, override))
     if not swept and (how := cfg.hydra.runtime.choices.get("sweep")) not in (None, "auto", "grid"):
         mistakes[f"`sweep={how}` must have something to vary, got nothing. Add such as lr=1e-3,1e-2."] = None
     if mistakes:
@@ -120,13 +128,26 @@ def _out_of_range(recipe: DictConfig, override: Override) -> Iterator[str]:
             typed = override.get_value_string()
             yield from found or [f"`{key}` must be a whole number, got {typed}. Write '{key}=int({typed})'."]
             return
-        yield from found
+        yield from (_with_interval(said, override, bounds, len(found)) for said in found)
         return
     choices = _choices(override)
     if not isinstance(values, ChoiceSweep):
         choices = [choices[0], choices[-1]] if choices else []  # a range is out of range at one of its ends
     for choice in choices:
         yield from _mistakes(recipe, key, getattr(choice, "text", choice))  # of a quoted string
+
+
+def _with_interval(said: str, override: Override, bounds: list[float], wrong: int) -> str:
+    """The sentence for a bound, with an interval as its remedy where it has a value."""
+    found = re.fullmatch(r"(.*, got (\S+)\.) Try \S+=(\S+)\.", said)
+    try:
+        low, high = (found[3] if found and float(found[2]) == bound else f"{bound:g}" for bound in bounds)
+        if found is None or wrong > 1 or float(low) >= float(high):
+            return said.partition(" Try ")[0]
+    except ValueError:
+        return said
+    typed = re.sub(r"interval\(.*?\)", f"interval({low},{high})", override.get_value_string())
+    return f"{found[1]} Try '{override.key_or_group}={typed}'."
 
 
 def _mistakes(recipe: DictConfig, key: str, value: Any) -> Iterator[str]:

@@ -67,6 +67,13 @@ def refuse_blanks(arguments: list[str]) -> None:
             apart.insert(0, before)
         if word.endswith("=") and word.count("=") == 1 and after and "=" not in after:
             apart.append(after)
+        if "=" in word and word.endswith(",") and after and "=" not in after:
+            last = next((n for n in range(position + 1, len(words)) if not words[n].endswith(",")), len(words) - 1)
+            together = [word, *words[position + 1 : last + 1]]
+            if not any("=" in other for other in together[1:]):
+                written = shlex.quote("".join(together))
+                mistakes.append(f"`{' '.join(together)}` must be one word: write {written}, no blank after a comma.")
+                continue
         if len(apart) > 1:
             mistakes.append(
                 f"`{' '.join(apart)}` must be one word: write {shlex.quote(''.join(apart))} without blanks."
