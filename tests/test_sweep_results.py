@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 
 from tunelab.errors import RunFailed
 from tunelab.sweep.hparams import write_row
-from tunelab.sweep.results import Results, look, nothing_found, table
+from tunelab.sweep.results import Results, look, nothing_found, others, table
 from tunelab.sweep.space import read_space
 
 REPOSITORY = Path(__file__).parents[1]
@@ -109,6 +109,20 @@ def test_causes_are_counted_and_the_end_of_one_log_is_shown():
 def test_that_nothing_has_finished_is_said_where_nothing_failed_either():
     assert nothing_found([trial(0, TrialState.PRUNED, 1.0)]).startswith("No trial has finished: 1 pruned.")
     assert nothing_found([]).startswith("No trial has finished: none has begun.")
+
+
+def test_pruned_and_failed_trials_are_counted_by_cause_and_those_tried_again_are_not():
+    causes = ["The loss became NaN at step 2.", "The loss became NaN at step 17.", "no disk", "passed"]
+    failed = [trial(n, TrialState.FAIL, cause=cause) for n, cause in enumerate(causes)]
+    again = trial(4, TrialState.COMPLETE, 0.5, retry_of=3)
+    assert others([*failed, again, trial(5, TrialState.PRUNED, 1.0)]) == [
+        "1 pruned, 3 failed:",
+        "trials  cause",
+        "     2  The loss became NaN at step 2.",
+        "     1  no disk",
+    ]
+    assert others([again, trial(5, TrialState.PRUNED, 1.0)]) == ["1 pruned"]
+    assert others([again]) == []
 
 
 # ---- the test set

@@ -31,7 +31,7 @@ def searched():
         sampler={"_target_": "optuna.samplers.TPESampler"},
         pruner={"_target_": "optuna.pruners.MedianPruner"},
     )
-    return plan, SimpleNamespace(study=study, most=50, all=lambda: study.get_trials(deepcopy=False))
+    return plan, SimpleNamespace(study=study, most=50, of_grid=None, all=lambda: study.get_trials(deepcopy=False))
 
 
 def add(trials, value=None, state=TrialState.COMPLETE, **said):
@@ -120,7 +120,7 @@ def test_running_trials_come_first_then_the_best_then_the_last_and_all_fits(widt
         assert lines[3].split()[0] == "1"
         assert lines[3].split()[-3:] == ["0.9000", "3/30", "best"]
     assert lines[-2].startswith("best so far: val/accuracy 0.9000 in")
-    assert lines[-1].startswith("time left unknown · 3 finished · 2 run")
+    assert lines[-1].startswith("time left unknown · 3 finished · 2 r")
 
 
 def test_what_has_not_fit_in_a_table_is_drawn_at_most_four_times_a_second(monkeypatch):
@@ -170,3 +170,47 @@ def test_the_opening_says_what_is_searched_and_on_a_resume_what_is_there():
     trials.study.enqueue_trial(VALUES)
     _, there = opening(plan, 50, "maximize", trials.all(), 1)
     assert there == "It goes on: 1 finished, 1 pruned, 1 failed; 1 failed is tried again."
+
+
+def test_the_opening_says_what_runs_elsewhere_and_where_nothing_is_left():
+    plan, trials = searched()
+    add(trials, 0.9)
+    add(trials, 0.9, TrialState.PRUNED)
+    assert opening(plan, 2, "maximize", trials.all(), 0)[1] == "Complete: nothing left to do."
+    assert opening(plan, 3, "maximize", trials.all(), 0)[1] == "It goes on: 1 finished, 1 pruned."
+    for _ in range(2):
+        trials.study.ask()
+    assert opening(plan, 4, "maximize", trials.all(), 0, 1)[1] == (
+        "It goes on: 1 finished, 1 pruned, 1 waiting, 1 running elsewhere."
+    )
+
+
+def test_the_opening_of_a_part_of_a_grid_and_of_a_search_over_nothing_says_so():
+    plan, _ = searched()
+    plan.sampler, plan.pruner = ({"_target_": f"optuna.{name}"} for name in ("samplers.Grid", "pruners.NopPruner"))
+    assert " by grid: 1 of the grid's 3 trials, 2 at once" in opening(plan, 1, "maximize", [], 0, of_grid=3)[0]
+    assert " by grid: 3 trials, 2 at once" in opening(plan, 3, "maximize", [], 0, of_grid=3)[0]
+    plan.space = read_space([], {}, 0)
+    assert opening(plan, 1, "maximize", [], 0, of_grid=1)[0] == (
+        "1 trial of the recipe as it is, to maximize val/accuracy, into outputs/sweeps/a"
+    )
+
+
+def test_where_a_search_stood_when_it_was_interrupted_is_a_line():
+    plan, trials = searched()
+    screen = Screen(plan, trials)
+    assert screen.stood(0) == ""
+    assert screen.stood(1) == "1 interrupted."
+    add(trials, 0.5)
+    add(trials, 0.9778)
+    add(trials, None, TrialState.FAIL)
+    assert screen.stood(2) == "2 interrupted, 2 finished, 1 failed, best val/accuracy 0.9778 in trial 1."
+
+
+def test_knobs_that_have_no_room_leave_an_ellipsis():
+    header = ["trial", "first_knob", "second_knob", "third_knob", "val/loss", "epoch", "state"]
+    lines = columns(header, [["0", "1", "2", "3", "0.5", "1/2", "best"]], 46)
+    assert [line.split() for line in lines] == [
+        ["trial", "first_k…", "…", "loss", "epoch", "state"],
+        ["0", "1", "…", "0.5", "1/2", "best"],
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,28 @@ def search_in(folder: Path) -> tuple[Search, list[tuple[int, TrialState]]]:
     search.results = SimpleNamespace(refresh=lambda now: None)  # type: ignore[assignment]
     search.is_first = True
     return search, ended
+
+
+def test_a_search_that_its_timeout_ends_says_so_and_one_whose_reader_is_gone_is_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, _ = search_in(tmp_path)
+    search.plan.dials = {"timeout": 8}  # type: ignore[misc]
+    search.trials.all = lambda: []  # type: ignore[method-assign]
+    search.trials.most, search.screen.done, search._until = 20, 1, 0.0  # type: ignore[misc]
+    said: list[str] = []
+
+    def conclude(plan: Any, trials: Any, slots: Any, cut: str) -> None:
+        said.append(cut)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(import_module("tunelab.sweep.search"), "conclude", conclude)
+    with (tmp_path / "stdout").open("w") as aside, monkeypatch.context() as there:
+        there.setattr("sys.stdout", aside)
+        search._end(None)  # type: ignore[arg-type]
+        search._until = None
+        search._end(None)  # type: ignore[arg-type]
+    assert said == ["Ended by sweep.timeout=8: 1 of 20 trials. The same command goes on.", ""]
 
 
 @pytest.mark.parametrize(

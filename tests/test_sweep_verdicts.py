@@ -34,7 +34,8 @@ def edge(typed, value):
     """What is said of the one knob of a search whose best value this is."""
     searched = space(typed)
     key = searched.knobs[0].key
-    return list(edges(finished(0, 1.0, searched, **{key.replace(".", "__"): value}), searched))
+    best = finished(0, 1.0, searched, **{key.replace(".", "__"): value})
+    return list(edges(best, searched, [best], "named"))
 
 
 # ---- the edge of a range
@@ -73,7 +74,26 @@ def test_at_an_edge_of_a_range_a_wider_one_is_said_that_can_be_typed(typed, valu
 )
 def test_at_the_end_of_ordered_choices_the_next_one_is_said(typed, value, next_one):
     (sentence,) = edge(typed, value)
-    assert sentence.endswith(f"search on with '{next_one}'.")
+    assert sentence.endswith(f"search on with name=named '{next_one}'.")
+
+
+def failed(number, searched, **params):
+    trial = finished(number, 0.0, searched, **params)
+    trial.state, trial.values = TrialState.FAIL, None
+    return trial
+
+
+def test_what_failed_is_not_said_to_be_searched_again_and_a_search_without_it_is_another_one():
+    searched = space("lr=0.01,0.1,1.0,1e30")
+    trials = [finished(0, 0.9, searched, lr=0.01), failed(1, searched, lr=1e30)]
+    (sentence,) = edges(trials[0], searched, trials, "named")
+    assert sentence.endswith("begin another search with 'lr=0.001,0.01,0.1,1.0'.")
+    searched = space("lr=tag(log,interval(1e-3,1e3))")
+    trials = [finished(0, 0.9, searched, lr=1.1e-3), failed(1, searched, lr=50.0), failed(2, searched, lr=700.0)]
+    (sentence,) = edges(trials[0], searched, trials, "named")
+    assert sentence.endswith("begin another search with 'lr=tag(log,interval(0.0001,50.0))'.")
+    trials.append(failed(3, searched, lr=1.01e-3))  # beyond the best one
+    assert list(edges(trials[0], searched, trials, "named")) == []
 
 
 @pytest.mark.parametrize(
@@ -125,19 +145,20 @@ def test_runners_up_within_the_noise_are_counted_and_a_command_is_said():
     values = [0.9833, 0.9889, 0.70, 0.985, 0.986]
     lrs = searched["lr"].values()
     trials = [finished(n, v, searched, lr=lr) for n, (v, lr) in enumerate(zip(values, lrs, strict=True))]
-    sentence = too_close(trials, "maximize", 0.008, "python train.py -m lr=0.2,0.5")
+    sentence = too_close(trials, "maximize", 0.008, lambda trial: f"python train.py -m lr={trial.params['lr']}")
     assert sentence == (
         "0.9889 (trial 1) and 0.9860 (trial 4) differ by less than the noise (about 0.008): no winner among 4 trials. "
-        "Run them with several seeds: python train.py -m lr=0.2,0.5 seed=0,1,2,3,4"
+        "Run the first 3 with several seeds:\n"
+        "  python train.py -m lr=0.2\n  python train.py -m lr=0.5\n  python train.py -m lr=0.4"
     )
 
 
 def test_a_clear_winner_and_an_unknown_noise_are_no_alarm():
     searched = space("lr=0.1,0.2")
     trials = [finished(0, 0.98, searched, lr=0.1), finished(1, 0.90, searched, lr=0.2)]
-    assert too_close(trials, "maximize", 0.01, "") is None
-    assert too_close(trials, "maximize", None, "") is None
-    assert too_close(trials[:1], "maximize", 0.5, "") is None
+    assert too_close(trials, "maximize", 0.01, str) is None
+    assert too_close(trials, "maximize", None, str) is None
+    assert too_close(trials[:1], "maximize", 0.5, str) is None
 
 
 def test_of_repeated_configurations_means_are_compared_not_single_trials():
@@ -152,7 +173,7 @@ def test_of_repeated_configurations_means_are_compared_not_single_trials():
         assert (first.values, first.mean) == ({"optimizer": "adamw"}, pytest.approx(0.92))
         assert first.deviation == pytest.approx(0.02)
         assert second.numbers == [3, 4, 5]
-        return verdicts(trials, searched, "val/accuracy", "maximize", 100, "")
+        return verdicts(trials, searched, "val/accuracy", "maximize", 100, str, len(trials))
 
     error = math.sqrt(2 * 0.02**2 / 3)
     (sentence,) = said(close)
@@ -183,12 +204,14 @@ def test_the_same_values_twice_are_no_repeats_where_no_seed_is_varied():
 def test_fewer_trials_than_ten_for_each_knob_are_few_but_a_grid_is_never():
     searched = space("lr=tag(log,interval(1e-5,1e-1))", "dropout=interval(0,0.5)")
     trials = [finished(n, 0.5, searched, lr=1e-3, dropout=0.2) for n in range(20)]
-    assert too_few(trials, searched) is None
-    assert "19 trials of 2 knobs" in too_few(trials[:19], searched)
-    assert "sweep.n_trials=20" in too_few(trials[:19], searched)
+    assert too_few(trials, searched, 20) is None
+    assert "19 trials of 2 knobs say little" in too_few(trials[:19], searched, 19)
+    assert "1 trial of 2 knobs says little" in too_few(trials[:1], searched, 1)
+    assert "sweep.n_trials=20" in too_few(trials[:19], searched, 19)
+    assert too_few(trials[:1], searched, 30) is None  # it was ended before it had as many as were asked for
     grid = space("lr=0.1,0.2")
-    assert too_few([finished(0, 0.5, grid, lr=0.1)], grid) is None
+    assert too_few([finished(0, 0.5, grid, lr=0.1)], grid, 1) is None
 
 
 def test_nothing_is_said_where_nothing_has_finished():
-    assert verdicts([], space("lr=0.1,0.2"), "val/accuracy", "maximize", None, "") == []
+    assert verdicts([], space("lr=0.1,0.2"), "val/accuracy", "maximize", None, str, 2) == []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from datetime import datetime
 from importlib.util import find_spec
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
@@ -24,10 +23,10 @@ from tunelab.sweep.hparams import write_row
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.screen import columns
 from tunelab.sweep.slots import Slots
-from tunelab.sweep.trials import Trials, alone
+from tunelab.sweep.trials import RETRY, Trials, alone
 from tunelab.sweep.verdicts import REPEATS, Configuration, repeated, verdicts, winner
-from tunelab.sweep.winner import Winner
-from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score, spoken
+from tunelab.sweep.winner import flags, with_seeds, write_experiment
+from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score
 
 SHOWN = 10
 
@@ -110,8 +109,16 @@ def table(trials: Sequence[FrozenTrial], plan: Plan, direction: str) -> str:
     return text.getvalue()
 
 
-def conclude(plan: Plan, trials: Trials, slots: Slots) -> None:
+def conclude(plan: Plan, trials: Trials, slots: Slots, cut: str = "") -> None:
     """Says what was found, scores the winner on the test set, and writes its experiment file.
+
+    All is written before anything is printed: who reads it may be gone.
+
+    Args:
+        plan: What was searched.
+        trials: Of the study.
+        slots: To score the winner in.
+        cut: What ended the search before its last trial, in a sentence.
 
     Raises:
         RunFailed: If no trial has finished, with the causes.
@@ -119,18 +126,45 @@ def conclude(plan: Plan, trials: Trials, slots: Slots) -> None:
     everything, direction = trials.all(), trials.study.direction.name.lower()
     order = ranked(everything, direction)
     if not order:
-        raise RunFailed(nothing_found(everything))
+        raise RunFailed(nothing_found(everything) + (f"\n{cut}" if cut else ""))
     best = winner(everything, plan.space, direction)
     assert best is not None
     looked = look(plan, trials, slots, best)
-    recipe = plan.recipes.recipe(best.params)
+    copied = _to_copy(plan, best, everything)
     show_best(order, plan)
+    if said := others(everything):
+        print("", *said, sep="\n")
     if repeats := repeated(everything, plan.space, direction):
         show_repeats(repeats, plan)
         print(f"\nTrial {best.number} is the best run of the configuration with the best mean: one run may be luck.")
+    _print_result(best, plan, looked, copied)
+    for sentence in verdicts(
+        everything,
+        plan.space,
+        plan.objective,
+        direction,
+        _examples(plan, best),
+        lambda trial: with_seeds(plan, trial),
+        trials.most,
+        _name_to_go_on(plan),
+    ):
+        print(f"\n{sentence}")
+    if cut:
+        print(f"\n{cut}")
+
+
+def _name_to_go_on(plan: Plan) -> str:
+    """By which a study takes more choices; empty where it takes none."""
+    by_name = plan.folder.parts == ("outputs", "sweeps", plan.folder.name)
+    return plan.folder.name if by_name and plan.dials["storage"] is None else ""
+
+
+def _to_copy(plan: Plan, best: FrozenTrial, everything: Sequence[FrozenTrial]) -> dict[str, str]:
+    """Folders and commands, by what they are for; the winner's experiment file is written on the way."""
+    recipe = plan.recipes.recipe(best.params)
     copied = {"folder": as_typed(plan.folder / str(best.number))}
     typed = [*recipe.overrides, *([] if _has(recipe.overrides, "threads") else [f"threads={recipe.values['threads']}"])]
-    copied["run it again"] = shlex.join([*program().split(), *_flags(), *typed])
+    copied["run it again"] = shlex.join([*program().split(), *flags(), *typed])
     try:
         copied["the same"] = write_experiment(plan, best, everything, recipe.overrides, recipe.values["threads"])
     except ConfigError as error:
@@ -141,11 +175,7 @@ def conclude(plan: Plan, trials: Trials, slots: Slots) -> None:
     if find_spec("optuna_dashboard"):
         storage = plan.dials["storage"] or as_typed(plan.folder / "study.journal")
         copied["or"] = f"optuna-dashboard {shlex.quote(storage)}"
-    _print_result(best, plan, looked, copied)
-    for sentence in verdicts(
-        everything, plan.space, plan.objective, direction, _examples(plan, best), _seeds(plan, order)
-    ):
-        print(f"\n{sentence}")
+    return copied
 
 
 def _has(overrides: Sequence[str], key: str) -> bool:
@@ -155,7 +185,7 @@ def _has(overrides: Sequence[str], key: str) -> bool:
 def _print_result(best: FrozenTrial, plan: Plan, looked: dict[str, str], copied: dict[str, str]) -> None:
     """The winner in lines that can be copied, however narrow the terminal."""
     epoch, epochs = best.user_attrs.get("epoch"), best.user_attrs.get("epochs")
-    lines = {"best trial": f"{best.number}: {assignments(best.params)}"}
+    lines = {"best trial": f"{best.number}: {assignments(best.params)}" if best.params else str(best.number)}
     lines[plan.objective] = f"{score(best.value)} in epoch {epoch} of {epochs}"
     lines |= looked | copied
     width = max(map(len, lines))
@@ -168,8 +198,12 @@ def _print_table(header: list[str], rows: list[list[str]]) -> None:
     console = Console(highlight=False)
     width = console.width if console.is_terminal else 10_000
     print()
-    for number, line in enumerate(columns(header, rows, width)):
-        console.print(line, style="bold" if number == 0 else None, markup=False, soft_wrap=True)
+    first, *rest = columns(header, rows, width)
+    if console.is_terminal:
+        console.print(first, style="bold", markup=False, soft_wrap=True)
+    else:
+        print(first)
+    print(*rest, sep="\n")
 
 
 def show_best(order: Sequence[FrozenTrial], plan: Plan) -> None:
@@ -190,6 +224,8 @@ def show_best(order: Sequence[FrozenTrial], plan: Plan) -> None:
         for trial in order[:SHOWN]
     ]
     _print_table(["trial", *knobs, plan.objective, "epoch", "time"], rows)
+    if len(order) > SHOWN:
+        print(f"… and {len(order) - SHOWN} more in results.csv")
 
 
 def show_repeats(repeats: Sequence[Configuration], plan: Plan) -> None:
@@ -209,17 +245,45 @@ def show_repeats(repeats: Sequence[Configuration], plan: Plan) -> None:
     _print_table([f"{over}s", *knobs, plan.objective, "min", "max"], rows)
 
 
+def others(trials: Sequence[FrozenTrial]) -> list[str]:
+    """Lines that say how many trials were pruned and how many failed, and why; none if none was.
+
+    Args:
+        trials: In whatever state.
+    """
+    pruned, failed = sum(trial.state == TrialState.PRUNED for trial in trials), _failed(trials)
+    counts = [f"{count} {word}" for count, word in ((pruned, "pruned"), (len(failed), "failed")) if count]
+    if not failed:
+        return counts
+    return [f"{', '.join(counts)}:", *_causes(failed)]
+
+
+def _failed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that failed and were not tried again."""
+    retried = {trial.user_attrs.get(RETRY) for trial in trials}
+    return [trial for trial in trials if trial.state == TrialState.FAIL and trial.number not in retried]
+
+
+def _causes(failed: Sequence[FrozenTrial]) -> list[str]:
+    """A line for each cause, the most frequent first; those that differ in a number alone are one."""
+    count: Counter[str] = Counter()
+    words: dict[str, str] = {}
+    for trial in failed:
+        cause = next(iter(str(trial.user_attrs.get("cause", "")).splitlines()), "")
+        kind = re.sub(r"\d[\d.e+-]*", "#", cause)
+        count[words.setdefault(kind, cause)] += 1
+    return ["trials  cause", *(f"{number:>6}  {cause}" for cause, number in count.most_common())]
+
+
 def nothing_found(trials: Sequence[FrozenTrial]) -> str:
     """What is said where no trial has finished: why they failed, how often, and the last words of one."""
     count = Counter(STATES[trial.state] for trial in trials)
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    failed = _failed(trials)
     if not failed:
         there = ", ".join(f"{number} {state}" for state, number in count.items()) or "none has begun"
         return f"No trial has finished: {there}. The same command goes on where there is something left to do."
-    causes = Counter(next(iter(str(t.user_attrs.get("cause", "")).splitlines()), "") for t in failed)
     rest = "".join(f", {count[state]} {state}" for state in ("pruned", "waiting", "running") if count[state])
-    said = [f"No trial has finished: {len(failed)} failed{rest}.", "", "trials  cause"]
-    said += [f"{number:>6}  {cause}" for cause, number in causes.most_common()]
+    said = [f"No trial has finished: {len(failed)} failed{rest}.", "", *_causes(failed)]
     last = failed[-1]
     if log := str(last.user_attrs.get("log", "")).strip():
         said += ["", f"The end of the log of trial {last.number}:", *(f"  {line}" for line in log.splitlines())]
@@ -275,63 +339,3 @@ def _examples(plan: Plan, best: FrozenTrial) -> int | None:
         return None
     examples: int | None = found.get("val_examples")
     return examples
-
-
-# ---- what to type
-
-
-def _flags(*instead: str) -> list[str]:
-    """Hydra's options of this command line that say where configs are; `instead` takes the place of --config-dir."""
-    flags, _ = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
-    given = {"--config-path": flags.config_path, "--config-name": flags.config_name}
-    if not instead:
-        given["--config-dir"] = flags.config_dir
-    return [word for option, value in given.items() if value for word in (option, value)] + list(instead)
-
-
-def _seeds(plan: Plan, order: Sequence[FrozenTrial]) -> str:
-    """The command that compares the two best trials, to which seeds are added."""
-    best, *others = order
-    fixed = [str(o.input_line) for o in plan.space.fixed if o.key_or_group not in ("name", "seed")]
-    varied = []
-    for knob in plan.space.knobs:
-        if knob.key not in best.params:
-            continue
-        texts = [knob.override(each.params[knob.key]) for each in [best, *others[:1]] if knob.key in each.params]
-        first, *rest = dict.fromkeys(texts)
-        varied.append(",".join([first, *(text.partition("=")[2] for text in rest)]))
-    return shlex.join([*program().split(), "-m", *_flags(), *fixed, *varied])
-
-
-def write_experiment(
-    plan: Plan, best: FrozenTrial, trials: Sequence[FrozenTrial], overrides: list[str], threads: int
-) -> str:
-    """Writes the winner's experiment file.
-
-    Args:
-        plan: What was searched.
-        best: The winner.
-        trials: All of them.
-        overrides: What composes the winner.
-        threads: How many it had.
-
-    Returns:
-        The command that runs it.
-
-    Raises:
-        ConfigError: If a single run of it would not be that of the trial.
-    """
-    command = shlex.join([*program().split(), *_flags("--config-dir", as_typed(plan.folder)), "experiment=best"])
-    said = best.user_attrs
-    file = Winner(plan.recipes.loader, plan.recipes.config_name, overrides, threads)
-    file.write(
-        plan.folder,
-        [
-            command,
-            f"{duration(said.get('seconds') or 0.0)} of training, {threads} thread{'' if threads == 1 else 's'}; "
-            f"{plan.objective} {score(best.value)} in epoch {said.get('epoch')} of {said.get('epochs')}",
-            f"trial {best.number} of {len(trials)}, the best that {spoken(plan.sampler)} found for "
-            f"{', '.join(knob.key for knob in plan.space.knobs)}",
-        ],
-    )
-    return command

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.space import Value
-from tunelab.sweep.trials import RETRY, Claim, Trials
-from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score, spoken
+from tunelab.sweep.trials import OWNER, RETRY, Claim, Trials, alone
+from tunelab.sweep.wording import STATES, assignments, compact, counted, duration, ranked, reached, score, spoken
 
 log = logging.getLogger("tunelab")
 
@@ -79,7 +79,9 @@ class Screen:
 
     def __enter__(self) -> Screen:
         terminal = self._console.is_terminal and not self._console.is_dumb_terminal
-        for line in opening(self.plan, self.trials.most, self.direction, self._all, self._again):
+        there, elsewhere = self._all, self._elsewhere()
+        most, of_grid = self.trials.most, self.trials.of_grid
+        for line in opening(self.plan, most, self.direction, there, self._again, elsewhere, of_grid):
             self._console.print(line, markup=False, soft_wrap=not terminal)
         if terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
@@ -92,6 +94,33 @@ class Screen:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def _elsewhere(self) -> int:
+        """How many trials other processes run."""
+        owner, running = self.trials.owner, [t for t in self._all if t.state == TrialState.RUNNING]
+        with alone(self.plan.folder):
+            return sum(owner.is_alive(trial.system_attrs.get(OWNER)) for trial in running)
+
+    def say(self, text: str) -> None:
+        """Says something while the search runs, above the table."""
+        if self._live is None:
+            log.info("%s", text)
+        else:
+            self._console.print(text, markup=False)
+
+    def stood(self, interrupted: int) -> str:
+        """How far the search has come, in a line; empty if no trial has begun.
+
+        Args:
+            interrupted: How many trials were told to end.
+        """
+        self._look()
+        count = self._counted()
+        parts = [f"{interrupted} interrupted"] if interrupted else []
+        parts += [f"{count[state]} {state}" for state in ("finished", "pruned", "failed") if count[state]]
+        if self._best is not None:
+            parts.append(f"best {self.plan.objective} {score(self._best.value)} in trial {self._best.number}")
+        return f"{', '.join(parts)}." if parts else ""
 
     def began(self, claim: Claim, epochs: int | None = None) -> None:
         """A trial begins, or is taken up again."""
@@ -122,6 +151,11 @@ class Screen:
         self._all = self.trials.all()
         self._best = next(iter(ranked(self._all, self.direction)), None)
 
+    @property
+    def done(self) -> int:
+        """How many trials have ended, and are not tried again."""
+        return self._counted().total()
+
     def _counted(self) -> Counter[str]:
         retried = {trial.user_attrs.get(RETRY) for trial in self._all}
         return Counter(STATES[t.state] for t in self._all if t.state in ENDED and t.number not in retried)
@@ -134,8 +168,9 @@ class Screen:
         best = "none finished"
         if self._best is not None:
             best = f"best {score(self._best.value)} in trial {self._best.number}"
-        done = f"[{self._counted().total()} of {self.trials.most}, {best}]"
-        return f"trial {row.number}  {assignments(row.values)}  {what}{row.state}{because}{seconds}  {done}"
+        done = f"[{self.done} of {_most(self.trials.most, self.trials.of_grid)}, {best}]"
+        values = f"{assignments(row.values)}  " if row.values else ""
+        return f"trial {row.number}  {values}{what}{row.state}{because}{seconds}  {done}"
 
     def refresh(self) -> None:
         """Draws the table anew, if that is due."""
@@ -173,7 +208,8 @@ class Screen:
         table = columns(["trial", *names, self.plan.objective, "epoch", "state"], cells, width)
         styles = ["bold" if cell[-1] == "best" else STYLES[row.state] for row, cell in zip(rows, cells, strict=True)]
         lines = [Text(line, style, no_wrap=True) for line, style in zip(table, ["bold", *styles], strict=True)]
-        return [*lines, *(Text(_cut(line, width), no_wrap=True) for line in self._below())]
+        room = max(0, width - 2)  # for the ^C of a terminal, which would begin a line of its own
+        return [*lines, *(Text(_cut(line, room), no_wrap=True) for line in self._below())]
 
     def _best_row(self, best: FrozenTrial) -> Row:
         epochs = best.user_attrs.get("epochs")
@@ -183,8 +219,8 @@ class Screen:
         count = self._counted()
         best = "none has finished yet"
         if self._best is not None:
-            best = f"{self.plan.objective} {score(self._best.value)} in trial {self._best.number}: "
-            best += assignments(self._best.params)
+            best = f"{self.plan.objective} {score(self._best.value)} in trial {self._best.number}"
+            best += f": {assignments(self._best.params)}" if self._best.params else ""
         elapsed = [time.monotonic() - row.began for row in self._running.values()]
         to_begin = max(0, self.trials.most - count.total() - len(self._running))
         left = seconds_left(self._durations, elapsed, to_begin, self.plan.dials["n_jobs"])
@@ -194,7 +230,20 @@ class Screen:
         return [f"best so far: {best}", " · ".join([about, *counts])]
 
 
-def opening(plan: Plan, most: int, direction: str, there: Sequence[FrozenTrial], again: int) -> list[str]:
+def _most(most: int, of_grid: int | None) -> str:
+    """How many trials there shall be, for one that has ended to be counted among."""
+    return str(most) if of_grid in (None, most) else f"{most} (of the grid's {of_grid})"
+
+
+def opening(
+    plan: Plan,
+    most: int,
+    direction: str,
+    there: Sequence[FrozenTrial],
+    again: int,
+    elsewhere: int = 0,
+    of_grid: int | None = None,
+) -> list[str]:
     """What is about to be searched, in a line, and what of it is there already.
 
     Args:
@@ -203,19 +252,25 @@ def opening(plan: Plan, most: int, direction: str, there: Sequence[FrozenTrial],
         direction: Of the objective.
         there: The trials of the study.
         again: How many of them, failed ones, are tried again.
+        elsewhere: How many of them another process runs.
+        of_grid: How many combinations the grid has; None of another search.
     """
     knobs = ", ".join(knob.key for knob in plan.space.knobs)
     pruner = spoken(plan.pruner)
     by = spoken(plan.sampler) + ("" if pruner in ("nop", "none") else f" with {pruner} pruning")
     jobs = plan.dials["n_jobs"]
-    lines = [
-        f"{knobs} by {by}: {most} {'trial' if most == 1 else 'trials'}, "
-        f"{jobs if jobs > 1 else 'one'} at once, to {direction} {plan.objective}, into {plan.folder}"
-    ]
+    trials = counted(most, "trial") if of_grid in (None, most) else f"{most} of the grid's {counted(of_grid, 'trial')}"
+    at_once = f"{jobs if jobs > 1 else 'one'} at once, "
+    searched = f"{knobs} by {by}: {trials}, {at_once}" if knobs else f"{trials} of the recipe as it is, "
+    lines = [f"{searched}to {direction} {plan.objective}, into {plan.folder}"]
     if there:
         count = Counter(STATES[trial.state] for trial in there)
-        count["waiting"] += count.pop("running", 0) - again
-        parts = [f"{count[state]} {state}" for state in STATES.values() if count[state] > 0]
+        retried = {trial.user_attrs.get(RETRY) for trial in there}
+        if all(t.state.is_finished() for t in there) and sum(t.number not in retried for t in there) >= most:
+            return [*lines, "Complete: nothing left to do."]
+        count["waiting"] += count.pop("running", 0) - again - elsewhere
+        count["running elsewhere"] = elsewhere
+        parts = [f"{count[state]} {state}" for state in (*STATES.values(), "running elsewhere") if count[state] > 0]
         tried = f"; {again} failed {'is' if again == 1 else 'are'} tried again" if again else ""
         lines.append(f"It goes on: {', '.join(parts)}{tried}.")
         return lines
@@ -244,7 +299,7 @@ def columns(header: list[str], rows: list[list[str]], width: int) -> list[str]:
     """A table as lines that are no wider than the terminal.
 
     What is too wide loses, in this order: what stands before the last dot or slash of a name, the end of long values,
-    and knobs, from the last one on.
+    and knobs, from the last one on, for which an ellipsis stands.
 
     Args:
         header: trial, a name for each knob, the objective, epoch, state.
@@ -266,13 +321,16 @@ def columns(header: list[str], rows: list[list[str]], width: int) -> list[str]:
         fitting = widths(most)
         if sum(fitting) + 2 * len(fitting) - 2 <= width:
             break
-    kept = list(range(len(header)))
-    while sum(fitting[i] for i in kept) + 2 * len(kept) - 2 > width and len(kept) > 2:
+    kept, left_out = list(range(len(header))), 0
+    while sum(fitting[i] for i in kept) + 2 * len(kept) - 2 + 3 * bool(left_out) > width and len(kept) > 2:
         middle = [i for i in kept if first <= i < last]
         kept.remove(middle[-1] if middle else kept[-2])
+        left_out += bool(middle)
     lines = []
     for row in [header, *rows]:
         cells = [set_cell_size(_cut(row[i], fitting[i]), fitting[i]) for i in kept]
+        if left_out:
+            cells.insert(sum(i < last for i in kept), "…")
         lines.append(_cut("  ".join(cells).rstrip(), width))
     return lines
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
@@ -28,6 +27,7 @@ from tunelab.sweep.slots import Died, Slot, Slots, TimedOut, begin_loading
 from tunelab.sweep.space import Value
 from tunelab.sweep.told import Told
 from tunelab.sweep.trials import Claim, Trials, alone
+from tunelab.sweep.wording import counted
 from tunelab.sweep.worker import Ended, Job, Report
 
 SAME_FAILURES = 3
@@ -35,8 +35,6 @@ SAME_FAILURES = 3
 
 ATTEMPTS = 3
 """How often a trial whose process dies is taken up again without having come further."""
-
-log = logging.getLogger("tunelab")
 
 
 def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> None:
@@ -52,18 +50,21 @@ def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> No
             told to end.
     """
     command = os.environ.get(COMMAND_VARIABLE, "")
+    search = None
     with Told() as told:
         try:
             planned = plan(arguments, master, loader)
             make_folder(planned.folder)
-            Search(planned, command, told).run()
+            search = Search(planned, command, told)
+            search.run()
         except (ConfigError, RunFailed) as error:
             print(error, file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt as stop:
             told.no_more()
             with suppress(OSError):  # the terminal may be gone
-                print(f"Interrupted. To go on: {command}", file=sys.stderr)
+                stood = search.stood() if search else ""
+                print(f"{stood}\n" if stood else "", f"Interrupted. To go on: {command}", sep="", file=sys.stderr)
             sys.exit(stop.args[0] if stop.args else exit_code(stop))
 
 
@@ -100,6 +101,7 @@ class Search:
         self.same: list[str] = []  # the causes of the first trials, as long as all have failed in the same way
         self.mistaken = ""  # a mistake that every trial would make
         self.then = "What has failed is tried again by the same command"
+        self.interrupted = 0
         self._until: float | None = None
         checkout.look()
 
@@ -157,7 +159,7 @@ class Search:
         while True:
             if self.told.signals and not stopped:
                 stopped = True
-                log.info("The trials save and end at their next step. Ctrl-C again ends at once.")
+                self.screen.say("The trials save and end at their next step. Ctrl-C again ends at once.")
                 for slot in self.running:
                     slot.stop()
             for slot in slots.idle:
@@ -176,8 +178,11 @@ class Search:
 
     def _ends(self) -> bool:
         """Whether no trial is to begin any more."""
-        late = self._until is not None and time.monotonic() > self._until
-        return bool(self.told.signals) or late or bool(self.mistaken)
+        return bool(self.told.signals) or self._is_late or bool(self.mistaken)
+
+    @property
+    def _is_late(self) -> bool:
+        return self._until is not None and time.monotonic() > self._until
 
     def _next(self) -> Running | None:
         """The next trial to run; those that end without being run are written down on the way."""
@@ -232,6 +237,7 @@ class Search:
         elif said.how == "done":
             self._ended(claim, said.said)
         elif said.how == "interrupted":
+            self.interrupted += 1
             self.trials.give_back(claim)
         elif said.how == "occupied":  # by a process of an earlier search that is still ending
             self._died(running, said.said)
@@ -304,8 +310,30 @@ class Search:
             trials = "A trial is" if others == 1 else f"{others} trials are"
             print(f"{trials} still run by another process, which says at its end what was found.")
             return
-        with alone(self.plan.folder):  # two that end at once look at the test set once
-            conclude(self.plan, self.trials, slots)
+        cut, most = "", self.trials.most
+        if self._is_late and self.screen.done < most:
+            timeout = f"sweep.timeout={self.plan.dials['timeout']:g}"
+            cut = f"Ended by {timeout}: {self.screen.done} of {counted(most, 'trial')}. The same command goes on."
+        with alone(self.plan.folder), _reader_may_be_gone():  # two that end at once look at the test set once
+            conclude(self.plan, self.trials, slots, cut)
+
+    def stood(self) -> str:
+        """How far it came before it was told to end, in a line; empty if that is not known."""
+        if not hasattr(self, "screen"):
+            return ""
+        with suppress(OSError, OptunaError, RunFailed):
+            return self.screen.stood(self.interrupted + len(self.running) + len(self.waiting))
+        return ""
+
+
+@contextmanager
+def _reader_may_be_gone() -> Iterator[None]:
+    """Ends quietly where nobody reads what is printed any more, as behind `| head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

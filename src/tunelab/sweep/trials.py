@@ -144,6 +144,11 @@ class Trials:
         if self._combinations is not None:
             self.most = min(most, len(self._combinations))
 
+    @property
+    def of_grid(self) -> int | None:
+        """How many combinations a grid has, of which fewer may be asked for; None of another search."""
+        return None if self._combinations is None else len(self._combinations)
+
     def all(self) -> list[FrozenTrial]:
         """Every trial of the study, by number."""
         return self.study.get_trials(deepcopy=False)

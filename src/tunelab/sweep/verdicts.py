@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from tunelab.ranges import range_mistakes
 from tunelab.sweep.space import Knob, Space, Value
-from tunelab.sweep.wording import assignments, compact, ranked, score, value_of
+from tunelab.sweep.wording import assignments, compact, counted, ranked, score, value_of
 
 EDGE = 0.05
 """How near to the end of a range its best value must be to be called its edge, as a share of it."""
@@ -26,6 +26,9 @@ SHARES = ("accuracy", "precision", "recall", "f1")
 """Metrics that are shares of the examples, roughly: they scatter as a coin does."""
 
 TRIALS_PER_KNOB = 10
+
+TIED = 3
+"""How many of those that are as good as the best are run with several seeds."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,14 @@ def winner(trials: Sequence[FrozenTrial], space: Space, direction: str) -> Froze
 
 
 def verdicts(
-    trials: Sequence[FrozenTrial], space: Space, objective: str, direction: str, examples: int | None, command: str
+    trials: Sequence[FrozenTrial],
+    space: Space,
+    objective: str,
+    direction: str,
+    examples: int | None,
+    command: Callable[[FrozenTrial], str],
+    asked: int,
+    name: str = "",
 ) -> list[str]:
     """All that is to be said of a search.
 
@@ -104,44 +114,57 @@ def verdicts(
         objective: The metric.
         direction: Whether to `minimize` or `maximize` it.
         examples: How many the metric is computed from; None if that is not known.
-        command: What to type for the winner again, without its seed.
+        command: What to type to run a trial with several seeds.
+        asked: How many trials there were to be.
+        name: By which the study takes more choices; empty if it takes none.
     """
     best = winner(trials, space, direction)
     if best is None:
         return []
-    said = list(edges(best, space))
+    said = list(edges(best, space, trials, name))
     if any(knob.key in REPEATS for knob in space.knobs):
         together = configurations(trials, direction)
         said += [sentence] if (sentence := repeated_too_close(together, direction)) else []
     else:
         width = noise(best, objective, examples)
         said += [sentence] if (sentence := too_close(trials, direction, width, command)) else []
-        said += [sentence] if (sentence := too_few(trials, space)) else []
+        said += [sentence] if (sentence := too_few(trials, space, asked)) else []
     return said
 
 
-def edges(best: FrozenTrial, space: Space) -> Iterator[str]:
+def edges(best: FrozenTrial, space: Space, trials: Sequence[FrozenTrial], name: str = "") -> Iterator[str]:
     """A sentence for each knob whose best value is at the edge of what was searched, where it can go on.
 
     Args:
         best: The best trial.
         space: What was varied.
+        trials: In whatever state: where all failed is nothing to be searched.
+        name: By which the study takes more choices; empty if it takes none.
     """
     for knob in space.knobs:
         value = best.params.get(knob.key)
         if knob.key in REPEATS or isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        wider = _wider_choices(knob, value) if knob.is_finite else _wider_range(knob, value)
+        failing = _failing(knob.key, trials)
+        wider = _wider_choices(knob, value, failing) if knob.is_finite else _wider_range(knob, value, failing)
         if wider is None:
             continue
         end, override = wider
+        goes_on = name and knob.texts and not any(choice in failing for choice in knob.texts)
+        how = f"search on with name={name}" if goes_on else "begin another search with"
         yield (
             f"{knob.key}: the best value, {compact(value)} (trial {best.number}), is at the {end} edge of {knob.typed}."
-            f" Better ones may lie beyond: search on with '{override}'."
+            f" Better ones may lie beyond: {how} '{override}'."
         )
 
 
-def _wider_range(knob: Knob, value: float) -> tuple[str, str] | None:
+def _failing(key: str, trials: Sequence[FrozenTrial]) -> set[Value]:
+    """The values of a knob with which every trial failed."""
+    ended = [(t.params[key], t.state == TrialState.FAIL) for t in trials if t.state.is_finished() and key in t.params]
+    return {value for value, _ in ended} - {value for value, failed in ended if not failed}
+
+
+def _wider_range(knob: Knob, value: float, failing: set[Value]) -> tuple[str, str] | None:
     """The edge at which a value is, and the range with room beyond it; None if it is at none, or none is allowed."""
     d = knob.distribution
     assert isinstance(d, (FloatDistribution, IntDistribution))
@@ -150,22 +173,28 @@ def _wider_range(knob: Knob, value: float) -> tuple[str, str] | None:
     if EDGE < place < 1 - EDGE:
         return None
     low, high = d.low, d.high
+    below, above = [bad for bad in failing if bad < value], [bad for bad in failing if bad > value]
+    if below if place <= EDGE else above:
+        return None
     if place <= EDGE:
+        high = min(above, default=high)
         new = d.low / 10 if d.log else d.low - (d.high - d.low)
         low = new if _allowed(knob.key, new) else d.low / 2
     else:
+        low = max(below, default=low)
         new = d.high * 10 if d.log else d.high + (d.high - d.low)
         high = new if _allowed(knob.key, new) else (d.high + 1) / 2
     whole = isinstance(d, IntDistribution)
     low, high = (max(1 if d.low >= 1 else low, round(low)), round(high)) if whole else (low, high)
-    if (low, high) == (d.low, d.high) or not (_allowed(knob.key, low) and _allowed(knob.key, high)):
+    is_wider = low < d.low if place <= EDGE else high > d.high
+    if not (is_wider and _allowed(knob.key, low) and _allowed(knob.key, high)):
         return None
     text = f"interval({_typed(low)},{_typed(high)})"
     text = f"int({text})" if whole else text
     return ("lower" if place <= EDGE else "upper"), f"{knob.element}={f'tag(log,{text})' if d.log else text}"
 
 
-def _wider_choices(knob: Knob, value: float) -> tuple[str, str] | None:
+def _wider_choices(knob: Knob, value: float, failing: set[Value]) -> tuple[str, str] | None:
     """The same of choices that are numbers, of which there are three or more: a next one in their order."""
     values = knob.values()
     if len(values) < 3 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values):
@@ -179,7 +208,7 @@ def _wider_choices(knob: Knob, value: float) -> tuple[str, str] | None:
     new = round(new) if all(isinstance(v, int) for v in values) else float(f"{new:.4g}")
     if new in values or not _allowed(knob.key, new):
         return None
-    typed = [*(knob.texts.get(v, _typed(v)) if knob.texts else _typed(v) for v in order)]
+    typed = [knob.texts.get(v, _typed(v)) if knob.texts else _typed(v) for v in order if v not in failing]
     typed = [_typed(new), *typed] if end == "lower" else [*typed, _typed(new)]
     return end, f"{knob.element}={','.join(typed)}"
 
@@ -229,14 +258,16 @@ def noise(best: FrozenTrial, objective: str, examples: int | None) -> float | No
     return max(found, default=None)
 
 
-def too_close(trials: Sequence[FrozenTrial], direction: str, width: float | None, command: str) -> str | None:
+def too_close(
+    trials: Sequence[FrozenTrial], direction: str, width: float | None, command: Callable[[FrozenTrial], str]
+) -> str | None:
     """The sentence for a winner that others are as good as; None if there are none.
 
     Args:
         trials: In whatever state.
         direction: Of the objective.
         width: By how much results scatter; None if that is not known.
-        command: What to type for the winner again, without its seed.
+        command: What to type to run a trial with several seeds.
     """
     order = ranked(list(trials), direction)
     if not order or width is None:
@@ -251,10 +282,13 @@ def too_close(trials: Sequence[FrozenTrial], direction: str, width: float | None
     )
     if value_of(best) == value_of(second):
         differ += f", and the noise is about {width:.2g}"
-    return (
+    tied = [best, *near]
+    which = "them" if len(tied) <= TIED else f"the first {TIED}"
+    said = (
         f"{score(best.value)} (trial {best.number}) and {score(second.value)} (trial {second.number}) {differ}: "
-        f"no winner among {len(near) + 1} trials. Run them with several seeds: {command} seed=0,1,2,3,4"
+        f"no winner among {len(tied)} trials. Run {which} with several seeds:"
     )
+    return "\n".join([said, *(f"  {command(trial)}" for trial in tied[:TIED])])
 
 
 def repeated_too_close(found: Sequence[Configuration], direction: str) -> str | None:
@@ -279,19 +313,20 @@ def repeated_too_close(found: Sequence[Configuration], direction: str) -> str | 
     )
 
 
-def too_few(trials: Sequence[FrozenTrial], space: Space) -> str | None:
+def too_few(trials: Sequence[FrozenTrial], space: Space, asked: int) -> str | None:
     """The sentence for fewer trials than a search over so many knobs needs; None if there are enough, or of a grid.
 
     Args:
         trials: In whatever state.
         space: What was varied.
+        asked: How many there were to be: a search that ended before them is not to be given fewer.
     """
     ended = [trial for trial in trials if trial.state.is_finished()]
     needed = TRIALS_PER_KNOB * len(space.knobs)
-    if space.is_finite or len(ended) >= needed:
+    if space.is_finite or len(ended) >= needed or asked >= needed or len(ended) < asked:
         return None
-    knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
     return (
-        f"{len(ended)} trials of {knobs} say little: about {TRIALS_PER_KNOB} for each are a start. "
+        f"{counted(len(ended), 'trial')} of {counted(len(space.knobs), 'knob')} "
+        f"{'says' if len(ended) == 1 else 'say'} little: about {TRIALS_PER_KNOB} for each are a start. "
         f"The same command with sweep.n_trials={needed} goes on."
     )

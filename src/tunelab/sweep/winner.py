@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from optuna.trial import FrozenTrial
 
 from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, plain, recipe_of
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, as_typed, program
 from tunelab.folder import write_atomic
+from tunelab.sweep.plan import Plan
+from tunelab.sweep.wording import duration, score, spoken
 
 LAST = ("experiment", "debug")
 """Groups that are composed behind the file, so that what they choose and set stands in it as values."""
@@ -168,3 +173,59 @@ def _search_path(loader: ConfigLoader, folder: Path) -> Any:
         if each.provider == "main":
             found.prepend(provider="command-line", path=f"file://{folder.resolve()}")
     return found
+
+
+def flags(*instead: str) -> list[str]:
+    """Hydra's options of this command line that say where configs are; `instead` takes the place of --config-dir."""
+    flags, _ = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
+    given = {"--config-path": flags.config_path, "--config-name": flags.config_name}
+    if not instead:
+        given["--config-dir"] = flags.config_dir
+    return [word for option, value in given.items() if value for word in (option, value)] + list(instead)
+
+
+def write_experiment(
+    plan: Plan, best: FrozenTrial, trials: Sequence[FrozenTrial], overrides: list[str], threads: int
+) -> str:
+    """Writes the winner's experiment file.
+
+    Args:
+        plan: What was searched.
+        best: The winner.
+        trials: All of them.
+        overrides: What composes the winner.
+        threads: How many it had.
+
+    Returns:
+        The command that runs it.
+
+    Raises:
+        ConfigError: If a single run of it would not be that of the trial.
+    """
+    command = shlex.join([*program().split(), *flags("--config-dir", as_typed(plan.folder)), "experiment=best"])
+    said = best.user_attrs
+    varied = ", ".join(knob.key for knob in plan.space.knobs)
+    found = f"{spoken(plan.sampler)} found for {varied}"
+    file = Winner(plan.recipes.loader, plan.recipes.config_name, overrides, threads)
+    file.write(
+        plan.folder,
+        [
+            command,
+            f"{duration(said.get('seconds') or 0.0)} of training, {threads} thread{'' if threads == 1 else 's'}; "
+            f"{plan.objective} {score(best.value)} in epoch {said.get('epoch')} of {said.get('epochs')}",
+            f"trial {best.number} of {len(trials)}{f', the best that {found}' if varied else ''}",
+        ],
+    )
+    return command
+
+
+def with_seeds(plan: Plan, trial: FrozenTrial) -> str:
+    """The command that runs a trial with several seeds.
+
+    Args:
+        plan: What was searched.
+        trial: Of it.
+    """
+    fixed = [str(o.input_line) for o in plan.space.fixed if o.key_or_group not in ("name", "seed")]
+    values = [knob.override(trial.params[knob.key]) for knob in plan.space.knobs if knob.key in trial.params]
+    return shlex.join([*program().split(), "-m", *flags(), *fixed, *values, "seed=0,1,2,3,4"])

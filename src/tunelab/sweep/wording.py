@@ -54,6 +54,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 24 else f"{hours / 24:.1f} days"
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 trial, 2 trials."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def reached(trial: FrozenTrial, direction: str) -> tuple[float | None, int | None]:
     """The best value of the objective that a trial had, and in which epoch; None of one that had none.
 
