@@ -298,6 +298,14 @@ def test_help_lists_every_dial_with_its_value(tmp_path: Path) -> None:
     assert dials <= set(re.findall(r"^  (\w+) +\S", text, flags=re.MULTILINE))
 
 
+@pytest.mark.parametrize("words", [(), ("-m",), ("sweep=tpe",), ("-m", "sweep=tpe", "lr=1,2")], ids=" ".join)
+def test_help_says_how_to_search(tmp_path: Path, words: tuple[str, ...]) -> None:
+    text = typed(tmp_path, *words, "--help").out
+    page = yaml.safe_load((conf_folder() / "train.yaml").read_text())
+    assert set(re.findall(r"^  sweep\.(\w+) +\S+  +\S", text, flags=re.MULTILINE)) == set(page["sweep"])
+    assert re.search(r"^  sweep\.n_jobs +1 +trials at once$", text, flags=re.MULTILINE)
+
+
 def test_help_for_a_command_line_that_does_not_compose_says_why_in_words(tmp_path: Path) -> None:
     assert "got adan. Did you mean adam" in refused(typed(tmp_path, "--help", "optimizer=adan"), 2)
 

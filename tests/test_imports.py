@@ -53,7 +53,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "rules": (set(), set()),
     "config": ({"ranges", "rules", "schema", "whitelist"}, {"omegaconf"}),
     "meant": (set(), set()),
-    "catalogue": ({"config", "meant"}, {"hydra", "omegaconf", "yaml"}),
+    "catalogue": ({"__init__", "config", "meant"}, {"hydra", "omegaconf", "yaml"}),
     "folder": (set(), {"omegaconf", "yaml"}),
     "summary": (set(), {"rich"}),
     "record": ({"folder", "own_code"}, {"omegaconf"}),
@@ -98,7 +98,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "sweep": (
         {
             *("callbacks", "catalogue", "checkout", "checkpoints", "config", "folder", "job", "own_code", "predictor"),
-            *("overrides", "prepare", "ranges", "record", "run", "whitelist"),
+            *("multirun", "overrides", "prepare", "ranges", "record", "run", "schema", "whitelist"),
         },
         {
             *("hydra", "hydra_plugins", "lightning", "omegaconf", "optuna", "rich", "scipy", "sqlalchemy"),

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 
+from tunelab import conf_folder
 from tunelab.config import MEMBER_GROUPS, plain
 from tunelab.errors import ConfigError, closest, did_you_mean, show
 from tunelab.meant import ALSO_CALLED, CHOSEN_BY, OPTIONS_ALSO_CALLED, remedy
@@ -277,6 +278,22 @@ def _homes(step: str, raw: dict[str, Any]) -> list[str]:
     return [f"{part}.{step}" for part, node in parts.items() if step in node]
 
 
+def _how_to_search(raw: dict[str, Any], command: str) -> Iterator[str]:
+    """The part of the page on -m: two examples, and the dials of `sweep` with their values and comments."""
+    yield "Searches: -m, with several values of a key or group, or an interval"
+    yield f"  {command} -m lr=1e-4,1e-3 optimizer=sgd,adamw"
+    yield f"  {command} -m 'lr=tag(log,interval(1e-4,1e-1))' 'size.width=int(interval(16,256))' sweep.n_trials=50"
+    file = (conf_folder() / "train.yaml").read_text(encoding="utf-8")
+    said = dict(
+        re.findall(r"^  (\w+): .*?  ?# (.*)$", file.partition("\nsweep:\n")[2].partition("\n\n")[0], re.MULTILINE)
+    )
+    dials = {key: show(value) for key, value in (raw.get("sweep") or {}).items() if not isinstance(value, dict)}
+    dials.pop("sampler", None)
+    width, wide = (max(map(len, words), default=0) for words in (dials, dials.values()))
+    for key, value in dials.items():
+        yield f"  sweep.{key:<{width}}  {value:<{wide}}  {said.get(key, '')}".rstrip()
+
+
 def help_text(
     loader: ConfigLoader, config_name: str, arguments: list[str], command: str, tools: Mapping[str, str]
 ) -> str:
@@ -320,7 +337,9 @@ def help_text(
     lines += [
         "",
         "Keys of a part: size.width=96, optimizer.betas=[0.9,0.98]; `--cfg job` prints the whole recipe.",
-        "Several runs: -m lr=1e-4,1e-3 optimizer=sgd,adamw.   Hydra's own flags: --hydra-help.",
+        "Hydra's own flags: --hydra-help.",
+        "",
+        *_how_to_search(raw, command),
         "",
         "Tools (a tool's own --help lists its keys)",
         *(f"  {command} {tool:<10}  {what}" for tool, what in tools.items()),

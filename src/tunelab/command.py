@@ -175,9 +175,10 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
     _initialize(folder, flags.config_dir, name)
     try:
         overrides = _typed_overrides(name, flags.overrides)
-        if not flags.multirun:
-            multirun.refuse_sweeps(overrides)
-        multirun.refuse_misplaced(overrides, flags.multirun)
+        if not flags.help:
+            if not flags.multirun:
+                multirun.refuse_sweeps(overrides)
+            multirun.refuse_misplaced(overrides, flags.multirun)
         added = recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         if flags.help:

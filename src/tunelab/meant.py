@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 ALSO_CALLED = {
     **dict.fromkeys(("learning_rate", "learningrate", "rate", "eta"), "lr"),
@@ -12,7 +13,7 @@ ALSO_CALLED = {
 }
 """What other programs call our dials."""
 
-OPTIONS_ALSO_CALLED = {
+OPTIONS_ALSO_CALLED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sweep": {
         **dict.fromkeys(("bayes", "bayesian", "bo"), ("tpe", "gp")),
         "optuna": ("tpe",),

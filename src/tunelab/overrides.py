@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from tunelab import catalogue
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import RunFolder
 from tunelab.job import RESUME_MAY_CHANGE
 
@@ -114,6 +114,7 @@ def recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
         return [] if any(o.key_or_group == "name" for o in others) else [f"name={quoted(run.config.name)}"]
     if "resume" in given and "repeat" not in given:
         run = RunFolder.find(given["resume"], "resume")
+        _refuse_trial(run, [str(o.input_line) for o in others])
         for override in others:
             if override.key_or_group.split(".")[0] not in RESUME_MAY_CHANGE:
                 change = run.command(*(str(o.input_line) for o in others))
@@ -126,6 +127,21 @@ def recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
             return [str(o.input_line) for o in recorded if _still_holds(o, recorded, others)]
         return [f"name={quoted(run.config.name)}"]
     return []
+
+
+def _refuse_trial(run: RunFolder, changes: list[str]) -> None:
+    """Refuses the folder of a trial, whose result is its study's too.
+
+    Raises:
+        ConfigError: With what to type instead.
+    """
+    path = run.path.resolve()
+    if path.name.isdigit() and any((path.parent / name).exists() for name in ("study.journal", "study.json")):
+        alone = run.command(f"threads={run.config.threads or 1}", *changes)
+        raise ConfigError(
+            f"`resume` must not change a study, got {as_typed(path)}, which is trial {path.name} of a search. "
+            f"For a run of its own type: {alone}\nTo go on with the search type: {run.record['command']}"
+        )
 
 
 def _still_holds(override: Override, recorded: list[Override], typed: list[Override]) -> bool:

@@ -18,7 +18,6 @@ from omegaconf import DictConfig
 from tunelab import catalogue
 from tunelab.config import plain
 from tunelab.errors import ConfigError, as_typed
-from tunelab.folder import unwritable
 from tunelab.multirun import of_search
 from tunelab.sweep.changes import DEFINITION, add_choices, compared, differences, edits, has_more_choices
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
@@ -115,11 +114,18 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
         sampler.setdefault("group", True)
     typed = {key: value for key, value in definition.items() if key != "recipe"}  # an edited file is refused instead
     named = any(o.key_or_group == "name" for o in parsed)
-    choices = master.hydra.runtime.choices
-    name = own.name if named else f"{choices.data}-{choices.model}-{identity(typed)}"
+    name = own.name if named else f"{_what(master, space)}-{identity(typed)}"
     placed = any(o.startswith("hydra.sweep.dir=") for o in of_hydra)
     folder = Path(master.hydra.sweep.dir) if placed else Path("outputs", "sweeps", name)
     return Plan(dials, space, recipes, sampler, pruner, folder, own.objective, definition, first, remarks)
+
+
+def _what(master: DictConfig, space: Space) -> str:
+    """What a search is of: its data and model, or the word for what it varies itself."""
+    choices, varied = master.hydra.runtime.choices, {knob.key for knob in space.groups}
+    if "experiment" in varied:
+        return "experiment"
+    return "-".join(group if group in varied else str(choices[group]) for group in ("data", "model"))
 
 
 def choose_sampler(dials: dict[str, Any], space: Space) -> dict[str, Any]:
@@ -175,7 +181,10 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".choosing").touch()
     except OSError as error:
-        raise ConfigError(unwritable(folder, error)) from None
+        raise ConfigError(
+            f"`hydra.sweep.dir` must be a folder that can be written, got {folder} ({error.strerror}). "
+            "Try hydra.sweep.dir=/tmp/my_search."
+        ) from None
 
 
 def open_study(plan: Plan, direction: Direction | None) -> optuna.Study | None:
