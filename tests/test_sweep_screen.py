@@ -157,6 +157,18 @@ def test_each_line_without_a_terminal_says_all_of_its_trial(caplog):
     ]
 
 
+def test_the_line_of_a_trial_of_a_cut_grid_counts_it_among_the_whole_grid(caplog):
+    caplog.set_level(logging.INFO, "tunelab")
+    plan, trials = searched()
+    trials.most, trials.of_grid = 1, 3
+    screen = Screen(plan, trials)
+    add(trials, 0.5)
+    screen.ended(Claim(0, 0, {}), "finished", 0.5, epoch=1)
+    assert caplog.messages[-1] == (
+        "trial 0  val/accuracy 0.5000 (epoch 1)  finished  [1 of the grid's 3, best 0.5000 in trial 0]"
+    )
+
+
 def test_the_opening_says_what_is_searched_and_on_a_resume_what_is_there():
     plan, trials = searched()
     assert opening(plan, 50, "maximize", [], 0) == [

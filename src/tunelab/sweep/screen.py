@@ -232,7 +232,7 @@ class Screen:
 
 def _most(most: int, of_grid: int | None) -> str:
     """How many trials there shall be, for one that has ended to be counted among."""
-    return str(most) if of_grid in (None, most) else f"{most} (of the grid's {of_grid})"
+    return str(most) if of_grid in (None, most) else f"the grid's {of_grid}"
 
 
 def opening(
