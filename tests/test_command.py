@@ -508,6 +508,16 @@ def test_the_recipe_of_a_run_that_was_resumed_is_said_as_a_shell_takes_it(tmp_pa
     assert shlex.split(text.split("type: ")[1]) == ["python", "train.py", *words]
 
 
+@pytest.mark.parametrize("kept", ["study.journal", "study.json"])
+def test_a_trial_of_a_search_is_no_run_to_resume(tmp_path: Path, run_folder: Path, kept: str) -> None:
+    shutil.copytree(run_folder, tmp_path / "study" / "6")
+    (tmp_path / "study" / kept).touch()
+    text = refused(typed(tmp_path, "resume=study/6/checkpoints/last.ckpt", "epochs=2"), 1)
+    assert "`resume` must not change a study, got study/6, which is trial 6 of a search." in text
+    assert re.search(r"For a run of its own type: .* size=tiny( .*)? threads=\d+ epochs=2$", text, flags=re.MULTILINE)
+    assert "To go on with the search type: " in text
+
+
 def test_a_failed_resume_leaves_the_resumed_folder_as_it_was(tmp_path: Path) -> None:
     typed(tmp_path, *TINY, "callbacks=[]", "hydra.run.dir=run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*.[jyc]*") if p.is_file()}

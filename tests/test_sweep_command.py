@@ -16,6 +16,7 @@ from test_command import refused, typed
 from tunelab.errors import ConfigError
 from tunelab.sweep.chosen import build_chosen
 from tunelab.sweep.evolution import CmaEs
+from tunelab.sweep.plan import make_folder
 
 VARIED = "lr=1e-3,1e-2"
 
@@ -49,6 +50,7 @@ VARIED = "lr=1e-3,1e-2"
         (("lr=interval(1e-3,1e-1))",), 2, "Leave out what closes nothing: 'lr=interval(1e-3,1e-1)'."),
         (("lr=1e-3,", "1e-2,", "1"), 2, "must be one word: write lr=1e-3,1e-2,1, no blank after a comma."),
         (("lr=tag(log,interval(-1,0.1))",), 1, "got -1.0. Try 'lr=tag(log,interval(0.001,0.1))'."),
+        (("lr=[1e-3,1e-1]", "dropout=0,0.1"), 1, "got [0.001, 0.1]. To try each write lr=0.001,0.1 with -m."),
         (("lr=glob(*)",), 1, "`lr` must be values, got the pattern glob(*). Write lr=<a>,<b>."),
         (("optimizer=interval(1,2)",), 2, "`optimizer` must be options, not numbers, got interval(1,2)."),
         (("optimizer=glob(x*)",), 2, "`optimizer` must have options that the pattern fits, got glob(x*)."),
@@ -114,6 +116,12 @@ def test_cfg_job_shows_a_search_with_m_alone(tmp_path: Path, compose: Callable[.
     assert alone == compose()
     assert set(searched) - set(alone) == {"sweep", "pruner"}
     assert {key: value for key, value in searched.items() if key in alone} == alone
+
+
+def test_a_folder_that_cannot_be_written_is_said_to_be_that_of_the_search(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"`hydra.sweep.dir` must be a folder that can be written, got .*/file/x \("):
+        make_folder(tmp_path / "file" / "x")
 
 
 # ---- what a search is built from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -331,3 +332,15 @@ def test_what_changes_no_score_is_no_part_of_what_a_study_is(plans: Plans) -> No
     assert plans("lr=1e-3,1e-2", "threads=2", "logger=[csv]").folder == one.folder
     assert plans("lr=1e-3,1e-2", "weight_decay=0.5").definition["recipe"]["weight_decay"] == "0.5"
     assert not any(key.split(".")[0] in ("name", "threads", "logger") for key in one.definition["recipe"])
+
+
+@pytest.mark.parametrize(
+    ("varied", "named"),
+    [
+        ("lr=1e-3,1e-2", "digits-mlp-"),
+        ("data=digits,iris", "data-mlp-"),
+        ("experiment=digits_mlp,digits_cnn", "experiment-"),
+    ],
+)
+def test_a_search_is_named_for_what_all_its_trials_have(plans: Plans, varied: str, named: str) -> None:
+    assert re.fullmatch(f"{named}[0-9a-f]{{8}}", plans(varied).folder.name)

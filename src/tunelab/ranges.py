@@ -58,7 +58,10 @@ def range_mistakes(values: dict[str, Any], of: type[BaseModel] = Recipe) -> Iter
                 continue
             example = next((field.examples[0] for _, field in found if field is not None and field.examples), None)
             remedy = f" Try {name}={example}." if example is not None else ""
-            yield f"`{name}` must {' or '.join(rules)}, got {show(found[0][0]['input'])}.{remedy}"
+            given = found[0][0]["input"]
+            if isinstance(given, list) and given and {"be a number", "be a whole number"} & rules.keys():
+                remedy = f" To try each write {name}={','.join(map(show, given))} with -m."
+            yield f"`{name}` must {' or '.join(rules)}, got {show(given)}.{remedy}"
 
 
 def _key_and_field(location: tuple[Any, ...], model: Any) -> tuple[tuple[str, ...], Any]:
