@@ -336,6 +336,7 @@ def test_the_lines_at_the_end_begin_in_one_column_and_one_thread_is_one(tmp_path
         assert "· 1 thread\n" in outcome.err
 
 
+@pytest.mark.slow
 def test_lines_of_hydra_and_of_the_tools_are_plain_and_apart_from_what_is_asked_for(
     tmp_path: Path, run_folder: Path
 ) -> None:
@@ -445,6 +446,7 @@ def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path: Path, where: str)
     )
 
 
+@pytest.mark.slow
 def test_runs_begun_in_the_same_second_get_a_folder_each(tmp_path: Path) -> None:
     outcomes = [typed(tmp_path, *TINY) for _ in range(4)]  # 0.3 s each: at least two of them share a second
     assert len({outcome.folder for outcome in outcomes}) == 4

@@ -73,7 +73,7 @@ def test_one_batch_leaves_no_room_for_a_warm_up_that_is_typed(tmp_path: Path, di
         pytest.param(("data=digits", "size=base"), id="digits, mlp"),
         pytest.param(("data=wine",), id="wine, mlp"),
         pytest.param(("data=diabetes",), id="diabetes, mlp"),
-        pytest.param(("data=digits", "model=cnn"), id="digits, cnn"),
+        pytest.param(("data=digits", "model=cnn"), id="digits, cnn", marks=pytest.mark.slow),
         pytest.param(("data=waves", "model=transformer"), id="waves, transformer", marks=pytest.mark.slow),
     ],
 )

@@ -109,6 +109,7 @@ def test_a_local_copy_of_cifar10_is_read_in_colour_from_columns_of_other_names(t
     assert ours == {p.tobytes(): i % 2 for i, p in enumerate(pixels)}
 
 
+@pytest.mark.slow
 def test_workers_read_the_batches_that_memory_has(mnist, read):
     kept = read(mnist[0]).train_dataloader()
     data = read(mnist[0], "data.in_memory=false", "data.workers=1")

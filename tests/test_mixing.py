@@ -278,6 +278,7 @@ def test_mixing_of_probability_zero_leaves_a_run_as_it_is(fit):
     assert (off / "metrics.csv").read_text() == (plain / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_mixing_learns_the_digits(fit):
     result, _ = fit("data=digits", "size=tiny", "epochs=6", "lr=0.01", "regularization=[mixup]")
     assert result["test"]["test/accuracy"] > 0.93

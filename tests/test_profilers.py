@@ -79,6 +79,7 @@ def test_every_profiler_file_builds_its_class(compose):
 # ---- looking changes nothing
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_run_is_the_same_under_every_profiler(fit):
     rows, weights = {}, {}
     for profiler in options("profiler"):

@@ -131,6 +131,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMMAND = ("size=tiny", "epochs=6", "threads=1", "regularization=[dropout]")
 
 
+@pytest.mark.slow
 def test_a_run_may_be_cut_and_resumed_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
     cut(tmp_path, monkeypatch, 2, *COMMAND, "hydra.run.dir=cut")
     for epoch in (3, 4, 6):

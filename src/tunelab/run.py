@@ -318,5 +318,5 @@ def summarise(
         "seconds": round(clock.seconds, 3),
         "samples_per_second": round(clock.samples / clock.seconds) if clock.samples else None,
         "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
-        "val_examples": len(sampler) if (sampler := getattr(trainer.val_dataloaders, "sampler", None)) else None,
+        "val_examples": objective.examples,
     }

@@ -28,6 +28,7 @@ class Objective(Callback):
         self.metric, self.direction = metric, direction
         self.best = math.nan
         self.epoch: int | None = None  # counted from 1
+        self.examples: int | None = None  # that it is measured on, where the loader says
         self._warned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,6 +39,8 @@ class Objective(Callback):
                 f"`objective` must be a metric that this run logs, got {self.metric}."
                 f"{did_you_mean(self.metric, known)} It logs {', '.join(known)}."
             )
+        sampler = getattr(trainer.val_dataloaders, "sampler", None)
+        self.examples = len(sampler) if sampler is not None else None
         new = float(value)
         if not math.isfinite(new):
             if not self._warned and trainer.is_global_zero:
@@ -50,7 +53,8 @@ class Objective(Callback):
             write(trainer, {f"best/{self.metric}": new}, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "epoch": self.epoch}
+        return {"best": self.best, "epoch": self.epoch, "examples": self.examples}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.examples = state_dict.get("examples")
