@@ -133,6 +133,7 @@ def _after(values, direction):
     objective = Objective("val/score", direction)
     for epoch, value in enumerate(values):
         trainer = SimpleNamespace(
+            val_dataloaders=None,
             is_global_zero=True,
             profiler=PassThroughProfiler(),
             callback_metrics={"val/score": torch.tensor(value)},
@@ -171,7 +172,9 @@ def test_an_objective_that_is_no_number_is_said_once(caplog):
 
 
 def test_an_objective_that_is_never_logged_is_refused_with_those_that_are():
-    trainer = SimpleNamespace(callback_metrics={"val/loss": 1, "val/accuracy": 1, "train/loss": 1}, loggers=[])
+    trainer = SimpleNamespace(
+        callback_metrics={"val/loss": 1, "val/accuracy": 1, "train/loss": 1}, loggers=[], val_dataloaders=None
+    )
     with pytest.raises(ConfigError) as caught:
         Objective("val/acuracy", "maximize").on_validation_end(trainer, None)
     assert str(caught.value) == (

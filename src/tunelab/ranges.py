@@ -59,7 +59,7 @@ def range_mistakes(values: dict[str, Any], of: type[BaseModel] = Recipe) -> Iter
             example = next((field.examples[0] for _, field in found if field is not None and field.examples), None)
             remedy = f" Try {name}={example}." if example is not None else ""
             given = found[0][0]["input"]
-            if isinstance(given, list) and given and {"be a number", "be a whole number"} & rules.keys():
+            if isinstance(given, list) and len(given) > 1 and {"be a number", "be a whole number"} & rules.keys():
                 remedy = f" To try each write {name}={','.join(map(show, given))} with -m."
             yield f"`{name}` must {' or '.join(rules)}, got {show(given)}.{remedy}"
 
