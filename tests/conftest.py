@@ -21,7 +21,7 @@ from PIL import Image
 
 from tunelab import conf_folder
 from tunelab.callbacks import Objective
-from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, recipe_of, validate
+from tunelab.config import chosen_options, recipe_of, validate
 from tunelab.data import BundledData
 from tunelab.prepare import complete, prepare_process
 from tunelab.record import Start
@@ -101,11 +101,8 @@ def _composed_once(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, An
     named = overrides if any(o.startswith("name=") for o in overrides) else (*overrides, "name=test")
     with initialize_config_dir(str(conf_folder()), job_name="train"):
         cfg = hydra_compose("train", overrides=list(named), return_hydra_config=True)
-    chosen = cfg.hydra.runtime.choices.items()
-    apart = ("hydra/", *OF_A_SEARCH)
-    choices = {str(group): option for group, option in chosen if not str(group).startswith(apart)}
-    cfg = recipe_of(cfg)
-    return cfg, choices | {group: list(cfg[group]) for group in MEMBER_GROUPS}
+    recipe = recipe_of(cfg)
+    return recipe, chosen_options(cfg.hydra.runtime.choices, recipe)
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "ranges": ({"schema"}, {"pydantic"}),
     "rules": (set(), set()),
     "config": ({"ranges", "rules", "schema", "whitelist"}, {"omegaconf"}),
-    "meant": (set(), set()),
-    "catalogue": ({"__init__", "config", "meant"}, {"hydra", "omegaconf", "yaml"}),
+    "hints": (set(), set()),
+    "catalogue": ({"__init__", "config", "hints"}, {"hydra", "omegaconf", "yaml"}),
     "folder": (set(), {"omegaconf", "yaml"}),
     "summary": (set(), {"rich"}),
     "record": ({"folder", "own_code"}, {"omegaconf"}),
@@ -269,7 +269,7 @@ def test_instantiate_has_one_caller_for_a_run_and_one_for_a_search() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "instantiate"
     ]
-    assert sorted(calls) == ["src/tunelab/run.py", "src/tunelab/sweep/chosen.py"]
+    assert sorted(calls) == ["src/tunelab/run.py", "src/tunelab/sweep/building.py"]
 
 
 # ---- small and flat

@@ -14,7 +14,7 @@ from optuna.samplers import CmaEsSampler
 from test_command import refused, typed
 
 from tunelab.errors import ConfigError
-from tunelab.sweep.chosen import build_chosen
+from tunelab.sweep.building import build_chosen
 from tunelab.sweep.evolution import CmaEs
 from tunelab.sweep.plan import make_folder
 

@@ -15,7 +15,7 @@ from swept import Swept, begin, left_behind, run
 from test_resume import assert_the_same_run
 
 from tunelab.errors import ConfigError
-from tunelab.sweep.left import is_begun
+from tunelab.sweep.leftovers import is_begun
 
 RANDOM = ("epochs=2", "sweep=random", "lr=tag(log,interval(1e-3,1e-1))")
 LOOK = """

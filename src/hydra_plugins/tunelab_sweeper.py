@@ -30,7 +30,7 @@ class TunelabSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from tunelab.schema import Sweep  # Hydra imports its plugins at each start
         from tunelab.sweep import search
-        from tunelab.sweep.launched import launch, runs_here
+        from tunelab.sweep.launcher import launch, runs_here
         from tunelab.sweep.plan import NO_PRUNER
 
         master = self.config.copy()

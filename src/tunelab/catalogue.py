@@ -20,7 +20,7 @@ from yaml import MarkedYAMLError, YAMLError
 from tunelab import conf_folder
 from tunelab.config import MEMBER_GROUPS, plain
 from tunelab.errors import ConfigError, closest, did_you_mean, show
-from tunelab.meant import ALSO_CALLED, CHOSEN_BY, OPTIONS_ALSO_CALLED, remedy
+from tunelab.hints import ALSO_CALLED, CHOSEN_BY, OPTIONS_ALSO_CALLED, remedy
 
 
 def groups(loader: ConfigLoader, parent: str = "") -> dict[str, list[str]]:

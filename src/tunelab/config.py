@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -61,6 +61,18 @@ def recipe_of(cfg: DictConfig, *, searched: bool = False) -> DictConfig:
         for key in ("hydra",) if searched else ("hydra", *OF_A_SEARCH):
             recipe.pop(key, None)
     return recipe
+
+
+def chosen_options(choices: Mapping[Any, Any], recipe: DictConfig) -> dict[str, Any]:
+    """The option of each group of a recipe; of a group that takes several, which Hydra does not record, all of them.
+
+    Args:
+        choices: What Hydra records.
+        recipe: Composed of them.
+    """
+    apart = ("hydra/", *OF_A_SEARCH)
+    options = {str(group): option for group, option in choices.items() if not str(group).startswith(apart)}
+    return options | {group: list(recipe[group]) for group in MEMBER_GROUPS}
 
 
 def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:

@@ -99,3 +99,8 @@ def show(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def counted(number: float, noun: str) -> str:
+    """A number with its noun: 1 epoch, 30 epochs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from tunelab import catalogue, checkout
-from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, recipe_of, validate
+from tunelab.config import chosen_options, recipe_of, validate
 from tunelab.errors import ConfigError, RunFailed, as_typed, exit_code, program
 from tunelab.folder import RunFolder, discard, in_use
 
@@ -129,10 +129,7 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
     from tunelab.record import Start
 
     job = HydraConfig.get()
-    apart = ("hydra/", *OF_A_SEARCH)
-    choices = {str(g): option for g, option in job.runtime.choices.items() if not str(g).startswith(apart)}
-    # Hydra does not record what was chosen in a list
-    choices |= {group: list(cfg[group]) for group in MEMBER_GROUPS}
+    choices = chosen_options(job.runtime.choices, cfg)
     command, here = os.environ[COMMAND_VARIABLE], checkout.seen()
     if cfg.repeat:
         run = RunFolder.find(cfg.repeat, "repeat")

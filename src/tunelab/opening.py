@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
+from tunelab.errors import counted
 from tunelab.folder import write_json
 from tunelab.loggers import TensorBoard
 from tunelab.record import Start, knobs
@@ -54,8 +55,3 @@ class Opening(Callback):
                 logger.log_knobs(knobs(self.cfg, self.start))
             else:
                 logger.log_hyperparams(knobs(self.cfg, self.start))
-
-
-def counted(number: float, noun: str) -> str:
-    """A number with its noun: 1 epoch, 30 epochs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

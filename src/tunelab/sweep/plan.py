@@ -19,9 +19,9 @@ from tunelab import catalogue
 from tunelab.config import plain
 from tunelab.errors import ConfigError, as_typed
 from tunelab.multirun import of_search
+from tunelab.sweep.building import build_chosen
 from tunelab.sweep.changes import DEFINITION, add_choices, compared, differences, edits, has_more_choices
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
-from tunelab.sweep.chosen import build_chosen
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.samplers import Keyed, QuasiRandom, follow_number
 from tunelab.sweep.space import Space, Value, identity, read_space
@@ -30,7 +30,9 @@ from tunelab.sweep.trials import alone, others_run
 
 Direction = Literal["minimize", "maximize"]
 
-GRID, TPE = ({"_target_": f"{name}"} for name in ("tunelab.sweep.samplers.Grid", "optuna.samplers.TPESampler"))
+GRID = {"_target_": "tunelab.sweep.samplers.Grid"}
+
+TPE = {"_target_": "optuna.samplers.TPESampler"}
 
 NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 
@@ -72,7 +74,7 @@ class Plan:
     @property
     def is_grid(self) -> bool:
         """Whether every combination is tried."""
-        return bool(self.sampler["_target_"] == GRID["_target_"])
+        return self.sampler == GRID
 
 
 def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan:
@@ -98,7 +100,7 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     at_random = drawn_at_random(build_chosen("sweep.sampler", sampler), recipes)
     remarks = [f"{', '.join(at_random)}: drawn at random, as not every trial has it as a number."] if at_random else []
     own, first = recipes.unchanged(), None
-    if dials["baseline"] and sampler["_target_"] != GRID["_target_"]:
+    if dials["baseline"] and sampler != GRID:
         first = recipes.own_values()
         if first is None:
             remarks.append(f"The recipe's own values are not tried first: {'; '.join(recipes.outside())}.")
@@ -142,7 +144,7 @@ def choose_sampler(dials: dict[str, Any], space: Space) -> dict[str, Any]:
         dict(GRID) if space.is_finite else TPE | {"seed": dials["seed"]}
     )
     dials["n_trials"] = dials["n_trials"] or (sys.maxsize if sampler == GRID else TRIALS)
-    if sampler.get("_target_") == GRID["_target_"]:
+    if sampler == GRID:
         _refuse_endless(space)
         _refuse_too_many(space)
     return sampler

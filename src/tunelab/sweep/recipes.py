@@ -21,10 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab import catalogue
-from tunelab.config import MEMBER_GROUPS, check, plain, recipe_of, resolved, unread_keys
+from tunelab.config import MEMBER_GROUPS, check, chosen_options, plain, recipe_of, resolved, unread_keys
 from tunelab.errors import ConfigError, show
+from tunelab.sweep.added_keys import why_not_taken
 from tunelab.sweep.space import Knob, Space, Value
-from tunelab.sweep.taken import why_not_taken
 
 KEPT = 64
 """Compositions that are kept, of half a megabyte each."""
@@ -114,9 +114,7 @@ class Recipes:
             for knob in self.space.knobs
             if not knob.is_group and (knob.element[0] == "+" or (_has(raw, knob.key) and knob.key not in unread))
         )
-        groups = cfg.hydra.runtime.choices.items()
-        choices = {str(g): o for g, o in groups if not str(g).startswith("hydra/") and g not in ("sweep", "pruner")}
-        choices |= {group: list(recipe[group]) for group in MEMBER_GROUPS}
+        choices = chosen_options(cfg.hydra.runtime.choices, recipe)
         return Composition(recipe, pickle.dumps(of_trial), hydra, choices, active)
 
     def composed(self, options: Mapping[str, Value]) -> Composition:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shlex
 import time
 from collections import Counter
@@ -26,7 +25,7 @@ from tunelab.sweep.slots import Slots
 from tunelab.sweep.trials import RETRY, Trials, alone
 from tunelab.sweep.verdicts import REPEATS, Configuration, repeated, verdicts, winner
 from tunelab.sweep.winner import flags, with_seeds, write_experiment
-from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score
+from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score, without_numbers
 
 SHOWN = 10
 
@@ -270,7 +269,7 @@ def _causes(failed: Sequence[FrozenTrial]) -> list[str]:
     words: dict[str, str] = {}
     for trial in failed:
         cause = next(iter(str(trial.user_attrs.get("cause", "")).splitlines()), "")
-        kind = re.sub(r"\d[\d.e+-]*", "#", cause)
+        kind = without_numbers(cause)
         count[words.setdefault(kind, cause)] += 1
     return ["trials  cause", *(f"{number:>6}  {cause}" for cause, number in count.most_common())]
 

@@ -15,10 +15,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from tunelab.errors import counted
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.space import Value
 from tunelab.sweep.trials import OWNER, RETRY, Claim, Trials, alone
-from tunelab.sweep.wording import STATES, assignments, compact, counted, duration, ranked, reached, score, spoken
+from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score, spoken
 
 log = logging.getLogger("tunelab")
 

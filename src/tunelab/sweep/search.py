@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,17 +16,17 @@ from optuna.exceptions import OptunaError
 from optuna.trial import TrialState
 
 from tunelab import checkout
-from tunelab.errors import ConfigError, RunFailed, exit_code
+from tunelab.errors import ConfigError, RunFailed, counted, exit_code
 from tunelab.job import COMMAND_VARIABLE
-from tunelab.sweep.left import is_begun, last_lines, result
+from tunelab.sweep.leftovers import is_begun, last_lines, outcome, result
 from tunelab.sweep.plan import Direction, Plan, make_folder, open_study, plan
 from tunelab.sweep.results import Results, conclude
 from tunelab.sweep.screen import Screen
+from tunelab.sweep.signals import Told
 from tunelab.sweep.slots import Died, Slot, Slots, TimedOut, begin_loading
 from tunelab.sweep.space import Value
-from tunelab.sweep.told import Told
 from tunelab.sweep.trials import Claim, Trials, alone
-from tunelab.sweep.wording import counted
+from tunelab.sweep.wording import STATES, without_numbers
 from tunelab.sweep.worker import Ended, Job, Report
 
 SAME_FAILURES = 3
@@ -50,20 +49,20 @@ def search(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> No
             told to end.
     """
     command = os.environ.get(COMMAND_VARIABLE, "")
-    search = None
+    begun = None
     with Told() as told:
         try:
             planned = plan(arguments, master, loader)
             make_folder(planned.folder)
-            search = Search(planned, command, told)
-            search.run()
+            begun = Search(planned, command, told)
+            begun.run()
         except (ConfigError, RunFailed) as error:
             print(error, file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt as stop:
             told.no_more()
             with suppress(OSError):  # the terminal may be gone
-                stood = search.stood() if search else ""
+                stood = begun.stood() if begun else ""
                 print(f"{stood}\n" if stood else "", f"Interrupted. To go on: {command}", sep="", file=sys.stderr)
             sys.exit(stop.args[0] if stop.args else exit_code(stop))
 
@@ -256,20 +255,13 @@ class Search:
 
     def _ended(self, claim: Claim, found: dict[str, Any]) -> None:
         """Writes down a trial that has left a result."""
-        best = found["objective"]["best"]
-        said = {"epoch": found["objective"]["epoch"], "epochs": found["epochs"], "seconds": found["seconds"]}
-        if found["status"] == "diverged":
-            self._failed(claim, "diverged", found["message"], **said)
-        elif found["status"] == "pruned":
-            self.trials.end(claim, TrialState.PRUNED, **said)
-            self.is_first = False
-            self.screen.ended(claim, "pruned", best, epoch=said["epoch"])
-        elif best is None:
-            self._failed(claim, "diverged", f"{self.plan.objective} was NaN or Inf in every epoch.", **said)
-        else:
-            self.trials.end(claim, TrialState.COMPLETE, float(best), **said)
-            self.is_first = False
-            self.screen.ended(claim, "finished", best, epoch=said["epoch"])
+        state, best, said = outcome(found, self.plan.objective)
+        if state == TrialState.FAIL:
+            self._failed(claim, **said)
+            return
+        self.trials.end(claim, state, best if state == TrialState.COMPLETE else None, **said)
+        self.is_first = False
+        self.screen.ended(claim, STATES[state], best, epoch=said["epoch"])
 
     def _failed(self, claim: Claim, kind: str, cause: str, **said: Any) -> None:
         tail = last_lines(self.plan.folder / str(claim.number) / "train.log")
@@ -279,7 +271,7 @@ class Search:
             return
         if not self.same and cause.startswith("`objective`"):
             self.mistaken = cause
-        self.same.append(re.sub(r"\d[\d.e+-]*", "#", cause))
+        self.same.append(without_numbers(cause))
         if len(self.same) == SAME_FAILURES and len(set(self.same)) == 1:
             self.mistaken = f"The first {SAME_FAILURES} trials failed in the same way:\n{cause}"
             if kind == "diverged":

@@ -18,13 +18,11 @@ from types import TracebackType
 from typing import Any
 
 from tunelab.errors import RunFailed, as_typed
+from tunelab.sweep.signals import NUMBERS
 from tunelab.sweep.worker import PRELOADED, STOP, Call, Ended, Job, Report, main
 
 MOST_STARTS = 5
 """How often in a row a worker may die before it is ready."""
-
-OF_THE_TERMINAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What a terminal, or `timeout`, sends to all the processes of a command."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -206,7 +204,7 @@ class Slots:
         Args:
             seconds: How long to wait at most.
         """
-        by_connection = {s.connection: s for s in self._all if s.connection is not None and not s.connection.closed}
+        by_connection = {slot.connection: slot for slot in self._all if slot.connection is not None}
         for connection in wait(list(by_connection), seconds):
             slot = by_connection[connection]  # type: ignore[index]
             begun = slot.is_ready
@@ -284,7 +282,7 @@ def begin_loading() -> None:
     resource_tracker.ensure_running()
     found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     before = {name: os.environ.get(name) for name in found}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_TERMINAL)  # which a program inherits
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)  # which a program inherits
     try:
         os.environ.update(found)
         forkserver.ensure_running()

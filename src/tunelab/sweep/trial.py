@@ -31,8 +31,8 @@ from tunelab.folder import RunFolder, in_use, write_json
 from tunelab.prepare import direction
 from tunelab.record import Start, own_hash
 from tunelab.run import build, has_examples, train
-from tunelab.sweep.kept import kept, put_environment, speak
-from tunelab.sweep.left import result
+from tunelab.sweep.leftovers import result
+from tunelab.sweep.process_state import kept, put_environment, speak
 from tunelab.sweep.worker import Ended, Job, Link, Report, Stopped, turn_output_to
 
 log = logging.getLogger("tunelab")

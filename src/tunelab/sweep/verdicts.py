@@ -12,9 +12,10 @@ from typing import Any
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from tunelab.errors import counted
 from tunelab.ranges import range_mistakes
 from tunelab.sweep.space import Knob, Space, Value
-from tunelab.sweep.wording import assignments, compact, counted, ranked, score, value_of
+from tunelab.sweep.wording import assignments, compact, ranked, score, value_of
 
 EDGE = 0.05
 """How near to the end of a range its best value must be to be called its edge, as a share of it."""

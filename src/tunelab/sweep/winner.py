@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial
 
-from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, plain, recipe_of
+from tunelab.config import MEMBER_GROUPS, chosen_options, plain, recipe_of
 from tunelab.errors import ConfigError, as_typed, program
 from tunelab.folder import write_atomic
 from tunelab.sweep.plan import Plan
@@ -63,12 +63,10 @@ class Winner:
 
     def _choices(self, cfg: DictConfig) -> dict[str, Any]:
         """The option of each group of a composition; of the groups that take several, those that have a file."""
-        apart = ("hydra/", *OF_A_SEARCH)
-        chosen = {str(g): o for g, o in cfg.hydra.runtime.choices.items() if not str(g).startswith(apart)}
+        chosen = chosen_options(cfg.hydra.runtime.choices, cfg)
         for group in MEMBER_GROUPS:
             known = self._loader.get_group_options(group, ObjectType.CONFIG)
-            if group in cfg:
-                chosen[group] = [member for member in cfg[group] or () if member in known]
+            chosen[group] = [member for member in chosen[group] if member in known]
         return {group: option for group, option in chosen.items() if group not in LAST}
 
     def _needed(self, wanted: Mapping[str, Any]) -> dict[str, Any]:

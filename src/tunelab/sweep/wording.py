@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,9 +55,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 24 else f"{hours / 24:.1f} days"
 
 
-def counted(number: int, what: str) -> str:
-    """A number of things: 1 trial, 2 trials."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def without_numbers(cause: str) -> str:
+    """The cause of a failure as others have it that differ in their numbers alone."""
+    return re.sub(r"\d[\d.e+-]*", "#", cause)
 
 
 def reached(trial: FrozenTrial, direction: str) -> tuple[float | None, int | None]:

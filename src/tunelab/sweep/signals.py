@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a terminal, or `timeout`, sends to all the processes of a command."""
+
 ONE_TELLING = 1.0
 """Seconds within which SIGTERM comes twice from `timeout`: to its child, and then to all of its group."""
 
@@ -18,8 +21,6 @@ class Told:
     The first raises KeyboardInterrupt with the exit code, or is noted; each further one raises it.
     """
 
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
     def __init__(self) -> None:
         self.signals: list[int] = []
         self._notes = False
@@ -27,7 +28,7 @@ class Told:
 
     def __enter__(self) -> Told:
         hear = self._hear
-        self._before = {n: signal.signal(n, hear) for n in self.NUMBERS if signal.getsignal(n) is not signal.SIG_IGN}
+        self._before = {n: signal.signal(n, hear) for n in NUMBERS if signal.getsignal(n) is not signal.SIG_IGN}
         return self
 
     def __exit__(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.trial import TrialState
 
 from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import RunFolder
@@ -56,6 +58,23 @@ def result(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if found.get("status") in ("finished", "pruned", "diverged") else None
+
+
+def outcome(found: Mapping[str, Any], objective: str) -> tuple[TrialState, float | None, dict[str, Any]]:
+    """What a run's result means to the study: the state, the best value, and what is kept of it.
+
+    Args:
+        found: What the run left as its result.
+        objective: The metric.
+    """
+    best = found["objective"]["best"]
+    said = {"epoch": found["objective"]["epoch"], "epochs": found["epochs"], "seconds": found["seconds"]}
+    if found["status"] == "pruned":
+        return TrialState.PRUNED, best, said
+    if found["status"] == "diverged" or best is None:
+        cause = found.get("message") or f"{objective} was NaN or Inf in every epoch."
+        return TrialState.FAIL, None, {"kind": "diverged", "cause": cause, **said}
+    return TrialState.COMPLETE, float(best), said
 
 
 def last_lines(path: Path, count: int = 20) -> str:

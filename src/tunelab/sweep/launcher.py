@@ -28,8 +28,8 @@ from tunelab.multirun import of_search
 from tunelab.overrides import quoted
 from tunelab.ranges import range_mistakes
 from tunelab.schema import Search, Sweep
-from tunelab.sweep.chosen import build_chosen
-from tunelab.sweep.left import is_begun, result
+from tunelab.sweep.building import build_chosen
+from tunelab.sweep.leftovers import is_begun, outcome, result
 from tunelab.sweep.plan import (
     NO_PRUNER,
     Direction,
@@ -220,15 +220,8 @@ class Launched:
         found = result(self.plan.folder / str(claim.number))
         if found is None:
             return False
-        best = found["objective"]["best"]
-        said = {"epoch": found["objective"]["epoch"], "epochs": found["epochs"], "seconds": found["seconds"]}
-        if found["status"] == "pruned":  # by workers, before the launcher was another
-            self.trials.end(claim, TrialState.PRUNED, **said)
-        elif found["status"] == "diverged" or best is None:
-            cause = found.get("message") or f"{self.plan.objective} was NaN or Inf in every epoch."
-            self.trials.end(claim, TrialState.FAIL, kind="diverged", cause=cause, **said)
-        else:
-            self.trials.end(claim, TrialState.COMPLETE, float(best), **said)
+        state, value, said = outcome(found, self.plan.objective)
+        self.trials.end(claim, state, value if state == TrialState.COMPLETE else None, **said)
         return True
 
     def _typed(self, claim: Claim) -> list[str]:
