@@ -23,8 +23,9 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from tunelab import conf_folder
+from tunelab.fitting import build
 from tunelab.record import Start
-from tunelab.run import build, train
+from tunelab.run import train
 
 CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {
     "always the most frequent class": lambda seed: DummyClassifier(),

@@ -26,8 +26,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tunelab import conf_folder
+from tunelab.fitting import build
 from tunelab.models import MLP, ResNet
-from tunelab.run import build
 
 FORMS: dict[str, dict[str, bool]] = {
     "loop": {"foreach": False, "fused": False},

@@ -25,9 +25,10 @@ from omegaconf import DictConfig
 
 from tunelab import conf_folder
 from tunelab.config import recipe_of, validate
+from tunelab.fitting import QUIET, build
 from tunelab.prepare import complete, prepare_process
 from tunelab.record import Start
-from tunelab.run import QUIET, build, train
+from tunelab.run import train
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 FIRST_STEPS, STEPS = 3, 7

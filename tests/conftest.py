@@ -23,9 +23,10 @@ from tunelab import conf_folder
 from tunelab.callbacks import Objective
 from tunelab.config import chosen_options, recipe_of, validate
 from tunelab.data import BundledData
+from tunelab.fitting import QUIET, build
 from tunelab.prepare import complete, prepare_process
 from tunelab.record import Start
-from tunelab.run import QUIET, build, train
+from tunelab.run import train
 from tunelab.tasks import SupervisedTask
 
 

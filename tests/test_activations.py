@@ -8,7 +8,7 @@ from conftest import options
 from torch import nn
 
 from tunelab.activations import FeatureSoftmax
-from tunelab.run import build
+from tunelab.fitting import build
 
 FORMULAS = {
     "elu": lambda x: x if x > 0 else math.exp(x) - 1,

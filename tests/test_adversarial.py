@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from tunelab.fitting import build
 from tunelab.prepare import complete
 from tunelab.regularizers import FGSM, PGD, Mixup
-from tunelab.run import build
 
 ATTACKS = {"fgsm": FGSM, "pgd": PGD}
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tunelab import conf_folder
 from tunelab.augmentations import Augmentation
 from tunelab.errors import ConfigError
-from tunelab.run import build
+from tunelab.fitting import build
 from tunelab.spec import DataSpec
 
 QUIET = {"rotation_degrees": 0.0, "crop_fraction": 0.0, "jitter": 0.0}

@@ -26,8 +26,8 @@ from tunelab.callbacks import (
 )
 from tunelab.callbacks.layers import examples_in
 from tunelab.config import ConfigError
+from tunelab.fitting import build
 from tunelab.prepare import complete
-from tunelab.run import build
 
 DATA = ("data=breast_cancer", "batch_size=32", "size=tiny")  # 455 training examples: 15 steps an epoch
 STEPS = 15

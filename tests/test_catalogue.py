@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from test_command import GROUPS
 
-from tunelab import catalogue, conf_folder
+from tunelab import catalogue, conf_folder, help_page
 from tunelab.errors import ConfigError
 
 
@@ -101,7 +101,7 @@ def test_each_argument_that_is_no_override_has_its_own_sentence() -> None:
 
 
 def test_the_page_of_a_script_lists_its_own_dials(loader: ConfigLoader) -> None:
-    page = catalogue.help_text(loader, "evaluate", ["part=val"], "evaluate", {})
+    page = help_page.help_text(loader, "evaluate", ["part=val"], "evaluate", {})
     lines = [line.split() for line in page.splitlines()]
     assert ["run", "null"] in lines
     assert ["part", "val"] in lines

@@ -12,7 +12,7 @@ from lightning import Callback
 from torch import nn
 
 from tunelab.clipping import AGC, Norm, Percentile, Value, rank_weights
-from tunelab.run import build
+from tunelab.fitting import build
 
 CLIPPINGS = [option for option in options("clipping") if option != "none"]
 

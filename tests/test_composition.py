@@ -21,8 +21,8 @@ from torch import nn
 from tunelab import conf_folder
 from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, validate
 from tunelab.errors import ConfigError
+from tunelab.fitting import build
 from tunelab.prepare import complete
-from tunelab.run import build
 from tunelab.schema import Recipe
 from tunelab.spec import DataSpec
 

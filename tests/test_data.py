@@ -16,7 +16,7 @@ from tunelab.config import ConfigError
 from tunelab.data import BundledData
 from tunelab.data.memory import EpochOrder, MemoryLoader
 from tunelab.data.splits import split
-from tunelab.run import build
+from tunelab.fitting import build
 
 DATA = [name for name in options("data") if "data.BundledData" in (conf_folder() / f"data/{name}.yaml").read_text()]
 RAW = {

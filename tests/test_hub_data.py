@@ -16,7 +16,7 @@ from tunelab.config import validate
 from tunelab.data import hub
 from tunelab.data.workers import WorkerLoader
 from tunelab.errors import ConfigError
-from tunelab.run import build
+from tunelab.fitting import build
 
 datasets = pytest.importorskip("datasets")
 DIGITS = tuple(str(digit) for digit in range(10))

@@ -12,7 +12,7 @@ from tunelab import load
 from tunelab.config import validate
 from tunelab.data.pictures import Decoder
 from tunelab.errors import ConfigError
-from tunelab.run import build
+from tunelab.fitting import build
 
 CLASSES = ("cat", "dog", "eel")
 

@@ -53,7 +53,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "rules": (set(), set()),
     "config": ({"ranges", "rules", "schema", "whitelist"}, {"omegaconf"}),
     "hints": (set(), set()),
-    "catalogue": ({"__init__", "config", "hints"}, {"hydra", "omegaconf", "yaml"}),
+    "catalogue": ({"config", "hints"}, {"hydra", "omegaconf", "yaml"}),
+    "help_page": ({"__init__", "catalogue", "config", "schema"}, {"hydra"}),
     "folder": (set(), {"omegaconf", "yaml"}),
     "summary": (set(), {"rich"}),
     "record": ({"folder", "own_code"}, {"omegaconf"}),
@@ -71,15 +72,19 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "replay": ({"callbacks", "checkpoints", "folder"}, {"hydra", "lightning", "omegaconf"}),
     "prepare": (set(), {"hydra", "lightning", "omegaconf"}),
     "opening": ({"folder", "loggers", "record"}, {"lightning", "omegaconf"}),
-    "run": (
-        {
-            *("callbacks", "checkpoints", "folder", "lean", "loop", "opening", "prepare", "ranks", "record", "replay"),
-            "whitelist",
-        },
+    "fitting": (
+        {"callbacks", "checkpoints", "lean", "loop", "prepare", "ranks", "replay", "whitelist"},
         {"hydra", "omegaconf", "lightning"},
     ),
+    "run": (
+        {
+            *("callbacks", "checkpoints", "fitting", "folder", "lean", "loop", "opening", "prepare", "ranks", "record"),
+            "replay",
+        },
+        {"omegaconf", "lightning"},
+    ),
     "follower": ({"folder", "record", "run"}, set()),
-    "predictor": ({"checkpoints", "config", "data", "folder", "prepare", "run", "tasks"}, {"pandas"}),
+    "predictor": ({"checkpoints", "config", "data", "fitting", "folder", "prepare", "run", "tasks"}, {"pandas"}),
     "job": (
         {"catalogue", "checkout", "checkpoints", "config", "folder", "prepare", "record", "run", "summary"},
         {"hydra", "omegaconf"},
@@ -88,24 +93,36 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "multirun": ({"catalogue", "config", "overrides", "ranges", "schema"}, {"hydra", "omegaconf"}),
     "command": (
         {
-            *("__init__", "catalogue", "config", "folder", "job", "multirun", "overrides", "own_code", "project"),
-            *("tools", "whitelist"),
+            *("__init__", "catalogue", "composing", "config", "folder", "help_page", "instrument", "job", "multirun"),
+            *("overrides", "own_code", "project", "tools", "whitelist"),
         },
         {"hydra", "omegaconf", "yaml"},
     ),
-    "tools": ({"config", "folder", "predictor", "project"}, {"omegaconf"}),
+    "composing": ({"__init__", "catalogue", "config", "overrides"}, {"hydra", "omegaconf", "yaml"}),
+    # tools, of which those that measure a recipe share an instrument's ways
+    "instrument": (
+        {"checkout", "composing", "config", "folder", "job", "ranges", "record"},
+        {"hydra", "matplotlib", "omegaconf", "pydantic", "rich"},
+    ),
+    # what finished runs say: no torch
+    "analysis": ({"config", "folder"}, set()),
+    "tuning": (
+        {"callbacks", "fitting", "instrument", "prepare"},
+        {"lightning", "matplotlib", "omegaconf"},
+    ),
+    "tools": ({"config", "folder", "instrument", "predictor", "project", "tuning"}, {"omegaconf"}),
     # a search: many runs; only its workers import torch
     "sweep": (
         {
-            *("callbacks", "catalogue", "checkout", "checkpoints", "config", "folder", "job", "own_code", "predictor"),
-            *("multirun", "overrides", "prepare", "ranges", "record", "run", "schema", "whitelist"),
+            *("callbacks", "catalogue", "checkout", "checkpoints", "config", "fitting", "folder", "job", "own_code"),
+            *("multirun", "overrides", "predictor", "prepare", "ranges", "record", "run", "schema", "whitelist"),
         },
         {
             *("hydra", "hydra_plugins", "lightning", "omegaconf", "optuna", "rich", "scipy", "sqlalchemy"),
             *("tensorboard", "yaml"),
         },
     ),
-    "__init__": ({"command", "own_code", "predictor"}, set()),
+    "__init__": ({"command", "instrument", "own_code", "predictor", "tools"}, set()),
     # a user's project, as `tunelab new` writes it
     "template": ({"__init__", "data", "loggers"}, {"lightning"}),
 }
@@ -122,7 +139,7 @@ SHARED = {
 }
 
 # no parts to choose from but one program in several files, which import each other as they need, without a cycle
-PROGRAMS = {"sweep"}
+PROGRAMS = {"analysis", "sweep", "tuning"}
 
 WITHOUT_TORCH = [
     "errors",
@@ -140,6 +157,10 @@ WITHOUT_TORCH = [
     "multirun",
     "own_code",
     "project",
+    "composing",
+    "help_page",
+    "instrument",
+    "analysis",
     "tools",
     "command",
     "sweep",
@@ -269,7 +290,7 @@ def test_instantiate_has_one_caller_for_a_run_and_one_for_a_search() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "instantiate"
     ]
-    assert sorted(calls) == ["src/tunelab/run.py", "src/tunelab/sweep/building.py"]
+    assert sorted(calls) == ["src/tunelab/fitting.py", "src/tunelab/sweep/building.py"]
 
 
 # ---- small and flat

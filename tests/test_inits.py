@@ -13,9 +13,9 @@ from torch import nn
 
 from tunelab.activations import FeatureSoftmax
 from tunelab.config import ConfigError, validate
+from tunelab.fitting import build
 from tunelab.inits import gain, kaiming_normal, lsuv, orthogonal, pretrained, truncated_normal, zeros
 from tunelab.models import CNN, MLP, ResNet, Transformer, ViT
-from tunelab.run import build
 
 FAN_IN, FAN_OUT = 600, 400  # 240,000 weights: their sample std is within 0.6 % of the true one (4 sigma)
 SPREAD = {

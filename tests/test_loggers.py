@@ -17,8 +17,8 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 
+from tunelab.fitting import build
 from tunelab.loggers import Csv, TensorBoard, is_written, write
-from tunelab.run import build
 from tunelab.services import Mlflow, Wandb
 
 SMALL = ("data=breast_cancer", "size=tiny", "epochs=2")

@@ -9,8 +9,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from tunelab.config import ConfigError, validate
+from tunelab.fitting import build
 from tunelab.losses import CrossEntropy, Focal, Hinge
-from tunelab.run import build
 from tunelab.spec import DataSpec
 
 

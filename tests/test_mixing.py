@@ -9,11 +9,11 @@ from torch import nn
 
 from tunelab.config import validate
 from tunelab.errors import ConfigError
+from tunelab.fitting import build
 from tunelab.losses import CrossEntropy
 from tunelab.prepare import complete
 from tunelab.regularizers import CutMix, Mixup
 from tunelab.regularizers import mixing as drawn
-from tunelab.run import build
 
 CLASSES = 5
 

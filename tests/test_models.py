@@ -11,10 +11,10 @@ from torch import nn
 
 from tunelab import conf_folder
 from tunelab.config import ConfigError, validate
+from tunelab.fitting import build
 from tunelab.models import CNN, MLP, ResNet, Transformer, ViT
 from tunelab.models.blocks import Attention, EncoderBlock, StochasticDepth, default_heads, drop_rates
 from tunelab.models.transformer import FeatureTokens
-from tunelab.run import build
 
 MODELS = options("model")
 SHAPES = {"image": (1, 8, 8), "table": (13,), "sequence": (7, 5)}

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from tunelab.callbacks import Clock, DeadUnits, Gradients, Throughput, Updates
 from tunelab.callbacks.layers import layers, norms
+from tunelab.fitting import build
 from tunelab.prepare import complete
-from tunelab.run import build
 
 DATA = ("data=breast_cancer", "batch_size=32", "size.width=32", "size.depth=2", "logger=[csv]")  # 455 training examples
 STEPS = 15  # an epoch

@@ -13,9 +13,9 @@ from torch import nn
 
 from tunelab import conf_folder
 from tunelab.config import ConfigError, validate
+from tunelab.fitting import build
 from tunelab.optimizers.muon import Muon
 from tunelab.optimizers.sam import SAM
-from tunelab.run import build
 from tunelab.schedules import polynomial
 
 OPTIMIZERS = options("optimizer")

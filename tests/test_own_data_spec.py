@@ -8,8 +8,8 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from tunelab.errors import ConfigError
+from tunelab.fitting import QUIET, build
 from tunelab.prepare import complete, prepare_process
-from tunelab.run import QUIET, build
 from tunelab.spec import DataSpec
 from tunelab.tasks.parts import infer_spec
 

@@ -7,10 +7,10 @@ from hydra.utils import get_object
 from torch import nn
 
 from tunelab.config import ConfigError, validate
+from tunelab.fitting import build
 from tunelab.models import CNN, MLP
 from tunelab.optimizers import parameter_groups
 from tunelab.prepare import complete
-from tunelab.run import build
 
 KINDS = ("bias", "norm", "embedding")
 

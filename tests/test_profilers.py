@@ -25,13 +25,14 @@ from tunelab.callbacks import Checkpoint, Gradients
 from tunelab.checkpoints import read_checkpoint
 from tunelab.data.memory import MemoryLoader
 from tunelab.errors import ConfigError
+from tunelab.fitting import build
 from tunelab.loggers import LOGGING, Csv
 from tunelab.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from tunelab.profilers.advanced import function_name
 from tunelab.profilers.fit import Report, table_of, timed
 from tunelab.profilers.pytorch import asking, size, summed
 from tunelab.profilers.simple import LOOP, PHASES, classified
-from tunelab.run import build, train
+from tunelab.run import train
 from tunelab.tasks import SupervisedTask
 
 STEPS = 23  # of an epoch of digits

@@ -15,11 +15,11 @@ from torch.func import functional_call
 
 from tunelab.config import validate
 from tunelab.errors import ConfigError
+from tunelab.fitting import build
 from tunelab.models import MLP
 from tunelab.optimizers import parameter_groups
 from tunelab.prepare import complete
 from tunelab.regularizers import L1, L2, DropConnect, ElasticNet
-from tunelab.run import build
 
 PENALTIES = {"l1": L1, "l2": L2, "elastic_net": ElasticNet}
 L1_SHARES = {"l1": 1.0, "l2": 0.0, "elastic_net": 0.5}

@@ -11,7 +11,7 @@ import torch
 from conftest import options
 
 from tunelab.config import ConfigError
-from tunelab.run import build
+from tunelab.fitting import build
 from tunelab.schedules import (
     Plateau,
     constant,

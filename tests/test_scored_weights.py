@@ -12,9 +12,9 @@ from test_resume import assert_the_same_run, cut, equal
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tunelab.fitting import QUIET, build
 from tunelab.predictor import evaluate, load
 from tunelab.prepare import complete, prepare_process
-from tunelab.run import QUIET, build
 from tunelab.tasks.batch_norm import MOST_BATCHES, recalibrate
 
 AVERAGES = {

@@ -7,7 +7,7 @@ import pytest
 from conftest import local_files, options
 
 from tunelab import conf_folder
-from tunelab.run import build
+from tunelab.fitting import build
 from tunelab.spec import Column, DataSpec
 
 TABLE = DataSpec("table", (3,), 2, ("a", "b", "c"), ("no", "yes"), (1.0, 2.0, 3.0), (0.5, 2.0, 4.0))

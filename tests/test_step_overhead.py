@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tunelab.run import build
+from tunelab.fitting import build
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -9,7 +9,7 @@ from sklearn.neural_network import MLPClassifier
 from tunelab.config import validate
 from tunelab.data.synthetic import SyntheticData, blobs, friedman, moons, waves
 from tunelab.errors import ConfigError
-from tunelab.run import build
+from tunelab.fitting import build
 
 SETS = ("moons", "blobs", "friedman", "waves")
 

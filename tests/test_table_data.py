@@ -19,8 +19,8 @@ import tunelab
 from tunelab.config import validate
 from tunelab.data.splits import split, train_each_class
 from tunelab.errors import ConfigError
+from tunelab.fitting import build
 from tunelab.predictor import read_rows
-from tunelab.run import build
 
 Compose = Callable[..., DictConfig]
 Fit = Callable[..., tuple[dict[str, Any], Path]]

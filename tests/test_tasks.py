@@ -14,8 +14,8 @@ from torch.func import functional_call, grad, vmap
 
 from tunelab.config import ConfigError
 from tunelab.data import MemoryLoader
+from tunelab.fitting import build
 from tunelab.prepare import complete
-from tunelab.run import build
 from tunelab.tasks import Classification, Regression
 from tunelab.tasks.supervised import check_weights
 

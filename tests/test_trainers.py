@@ -18,8 +18,8 @@ from test_command import in_process_of_its_own, refused, typed
 
 from tunelab import load
 from tunelab.errors import ConfigError
+from tunelab.fitting import build_trainer
 from tunelab.prepare import check_devices, complete
-from tunelab.run import build_trainer
 
 Fit = Callable[..., tuple[dict[str, Any], Path]]
 SMALL = ("data=wine", "size=tiny", "trainer.enable_progress_bar=false")

@@ -16,7 +16,7 @@ from test_command import REPOSITORY, refused, typed
 
 from tunelab.config import validate, validate_targets
 from tunelab.errors import ConfigError
-from tunelab.run import build
+from tunelab.fitting import build
 from tunelab.whitelist import whitelist
 
 Compose = Callable[..., DictConfig]
@@ -54,7 +54,7 @@ ATTACKS = [
     "tunelab.load",
     "tunelab.command.main",
     "tunelab.run.train",
-    "tunelab.run.build",
+    "tunelab.fitting.build",
     "tunelab.folder.write_atomic",
     "tunelab.predictor.load",
     "lightning.pytorch.cli.LightningCLI",

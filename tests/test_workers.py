@@ -18,7 +18,7 @@ from tunelab.data.memory import EpochOrder, MemoryLoader
 from tunelab.data.pictures import PictureReader
 from tunelab.data.workers import WorkerLoader
 from tunelab.errors import ConfigError
-from tunelab.run import build
+from tunelab.fitting import build
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "conf_folder", "load", "main", "trust"]
+INSTRUMENTS = ("compare_inits", "find_batch_size", "find_lr", "show_schedule")
+"""The tools that measure a recipe: `tunelab.find_lr("model=cnn", "optimizer=sgd")` gives what the command prints."""
+
+__all__ = ["INSTRUMENTS", "__version__", "conf_folder", "load", "main", "trust"]
 
 
 def conf_folder() -> Path:
@@ -28,4 +31,10 @@ def __getattr__(name: str) -> Any:
         from tunelab.own_code import trust
 
         return trust
+    if name in INSTRUMENTS:
+        from functools import partial
+
+        from tunelab import instrument, tools
+
+        return partial(instrument.ask, tools.load(name))
     raise AttributeError(f"module 'tunelab' has no attribute {name!r}")

@@ -1,10 +1,10 @@
-"""The catalogue of groups and options: what `--help` prints, and why a command line does not compose."""
+"""The catalogue of groups and options, and why a command line does not compose."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -17,9 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 
-from tunelab import conf_folder
 from tunelab.config import MEMBER_GROUPS, plain
-from tunelab.errors import ConfigError, closest, did_you_mean, show
+from tunelab.errors import ConfigError, closest, did_you_mean
 from tunelab.hints import ALSO_CALLED, CHOSEN_BY, OPTIONS_ALSO_CALLED, remedy
 
 
@@ -276,72 +275,3 @@ def _homes(step: str, raw: dict[str, Any]) -> list[str]:
     """Where a key stands: `betas` alone probably means `optimizer.betas`."""
     parts = {part: node for part, node in raw.items() if part != "hydra" and isinstance(node, dict)}
     return [f"{part}.{step}" for part, node in parts.items() if step in node]
-
-
-def _how_to_search(raw: dict[str, Any], command: str) -> Iterator[str]:
-    """The part of the page on -m: two examples, and the dials of `sweep` with their values and comments."""
-    yield "Searches: -m, with several values of a key or group, or an interval"
-    yield f"  {command} -m lr=1e-4,1e-3 optimizer=sgd,adamw"
-    yield f"  {command} -m 'lr=tag(log,interval(1e-4,1e-1))' 'size.width=int(interval(16,256))' sweep.n_trials=50"
-    file = (conf_folder() / "train.yaml").read_text(encoding="utf-8")
-    said = dict(
-        re.findall(r"^  (\w+): .*?  ?# (.*)$", file.partition("\nsweep:\n")[2].partition("\n\n")[0], re.MULTILINE)
-    )
-    dials = {key: show(value) for key, value in (raw.get("sweep") or {}).items() if not isinstance(value, dict)}
-    dials.pop("sampler", None)
-    width, wide = (max(map(len, words), default=0) for words in (dials, dials.values()))
-    for key, value in dials.items():
-        yield f"  sweep.{key:<{width}}  {value:<{wide}}  {said.get(key, '')}".rstrip()
-
-
-def help_text(
-    loader: ConfigLoader, config_name: str, arguments: list[str], command: str, tools: Mapping[str, str]
-) -> str:
-    """The catalogue as a page: how to call, the groups with their options, the dials with their values.
-
-    Args:
-        loader: Hydra's config loader.
-        config_name: The primary config.
-        arguments: The overrides of the command line; what they choose is marked.
-        command: What begins the command line.
-        tools: What each tool is for.
-
-    Raises:
-        HydraException: If they do not compose.
-    """
-    cfg = loader.load_configuration(config_name, arguments, RunMode.RUN)
-    raw = plain(cfg, resolve=False)
-    defaults = loader.compute_defaults_list(config_name, arguments, RunMode.RUN).defaults
-    now = {default.config_path for default in defaults}
-    known = {group: options for group, options in groups(loader).items() if not group.startswith("hydra")}
-    # a group of the user's own that the recipe has no line for is added by a plus
-    in_recipe = {*cfg.hydra.runtime.choices, *MEMBER_GROUPS}
-    named = {group: group if group in in_recipe else f"+{group}" for group in known}
-    shown = {named[group]: options for group, options in known.items()} if "optimizer" in raw else {}
-    how = "[group=option …] [key=value …]      for example: optimizer=adamw lr=3e-4" if shown else "key=value …"
-    lines = [f"{command} {how}", ""]
-    if shown:
-        width = max(map(len, shown))
-        lines.append("Groups and their options (* is chosen now; several in brackets: callbacks=[checkpoint,lr])")
-        for group, options in shown.items():
-            marked = "  ".join(f"{option}*" if f"{group.lstrip('+')}/{option}" in now else option for option in options)
-            lines.append(f"  {group:<{width}}  {marked}")
-        lines.append("")
-    dials = {key: value for key, value in raw.items() if not isinstance(value, (dict, list)) and key not in known}
-    width = max((len(key) for key in dials), default=0)
-    lines.append("Dials (value now)")
-    lines.extend(f"  {key:<{width}}  {show(value)}" for key, value in dials.items())
-    if not shown:
-        lines[0] = f"{command} " + " ".join(f"{key}=…" for key in dials)
-        return "\n".join(lines)
-    lines += [
-        "",
-        "Keys of a part: size.width=96, optimizer.betas=[0.9,0.98]; `--cfg job` prints the whole recipe.",
-        "Hydra's own flags: --hydra-help.",
-        "",
-        *_how_to_search(raw, command),
-        "",
-        "Tools (a tool's own --help lists its keys)",
-        *(f"  {command} {tool:<10}  {what}" for tool, what in tools.items()),
-    ]
-    return "\n".join(lines)

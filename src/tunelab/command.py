@@ -20,19 +20,17 @@ from types import FrameType
 from typing import Any, NoReturn, cast
 
 import hydra
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tunelab import catalogue, conf_folder, multirun, own_code, project, tools
+from tunelab import catalogue, conf_folder, help_page, instrument, multirun, own_code, project, tools
+from tunelab.composing import compose, initialize, loader
 from tunelab.config import recipe_of, validate
 from tunelab.errors import ConfigError, Terminated, did_you_mean, exit_code, program
 from tunelab.folder import RunFolder, claim
@@ -81,7 +79,8 @@ def main(
         caller = Path(inspect.stack()[1].filename)
         folder = (caller.parent / config_path).resolve()
     own_code.trust(*([trust] if isinstance(trust, str) else trust))
-    command, check, job = program(), validate, train_job
+    command, check = program(), validate
+    job: Job = train_job
     logging.raiseExceptions = False  # what a full disk costs is a line of train.log, not a traceback for it
     try:
         _end_at_sigterm()
@@ -92,10 +91,10 @@ def main(
             tool = sys.argv.pop(1)
             command = f"{command} {tool}"
         if tool is not None:
-            config_name, check, job = tool, tools.load(tool).check, tools.load(tool).run
+            config_name, check, job = tool, tools.load(tool).check, instrument.job(tools.load(tool))
         else:
             gc.disable()  # until torch is imported: looking for garbage where there is none took half a second
-        _prepare(folder, config_name, check, command, claims=tool is None)
+        _prepare(folder, config_name, check, command, tool)
         launch = hydra.main(config_path=str(folder), config_name=config_name, execution_whitelist=_hydra_whitelist())
         launch(_in_words(job))()
     except ConfigError as error:
@@ -154,7 +153,7 @@ def _hydra_whitelist() -> list[str]:
     return [*whitelist(), "logging.*"]
 
 
-def _prepare(folder: Path, config_name: str, check: Check, command: str, *, claims: bool) -> None:
+def _prepare(folder: Path, config_name: str, check: Check, command: str, tool: str | None) -> None:
     """Everything that can be said before torch is imported and a folder is made.
 
     Rewrites sys.argv where Hydra is to be told more than the user typed.
@@ -171,8 +170,11 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
         raise CommandLineError(f"`config_path` must be a folder, got {folder}.")
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise CommandLineError(f"`--config-dir` must be a folder, got {flags.config_dir}, which is none.")
+    if tool and flags.multirun:
+        raise CommandLineError(f"`-m` must be left out: {tool} is asked of one recipe. Searches are train.py's.")
+    claims = tool is None or hasattr(tools.load(tool), "measure")  # which leave a folder of their own
     name = flags.config_name or config_name
-    _initialize(folder, flags.config_dir, name)
+    initialize(folder, flags.config_dir, name)
     try:
         overrides = _typed_overrides(name, flags.overrides)
         if not flags.help:
@@ -185,15 +187,15 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, *, clai
             with contextlib.suppress(
                 HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError
             ):  # said below
-                print(catalogue.help_text(_loader(), name, arguments, command, tools.described()))
+                print(help_page.help_text(loader(), name, arguments, command, {} if tool else tools.described()))
                 sys.exit()
-        cfg = _compose(name, arguments, overrides)
+        cfg = compose(name, arguments, overrides)
         HydraConfig.instance().set_config(cfg)
         _check_experiment_lr(name, overrides, arguments, cfg)
         if not flags.multirun:
             check(recipe_of(cfg), [o.key_or_group for o in overrides])
-        elif claims:  # the jobs of a sweep are checked one by one, as they are composed
-            multirun.check(cfg, overrides, _loader())
+        else:  # the jobs of a sweep are checked one by one, as they are composed
+            multirun.check(cfg, overrides, loader())
         if flags.cfg and (flags.multirun or (claims and flags.cfg == "job")):
             _show(cfg, flags, name, arguments)
         if claims and not flags.multirun and not flags.cfg:
@@ -221,15 +223,6 @@ def _show(cfg: DictConfig, flags: Namespace, config_name: str, arguments: list[s
     sys.exit()
 
 
-def _initialize(folder: Path, config_dir: str | None, job_name: str) -> None:
-    """Hydra with the search path that its own main would make."""
-    search_path = create_config_search_path(str(folder))
-    if config_dir:
-        path = f"file://{Path(config_dir).resolve()}"
-        search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
-    Hydra.create_main_hydra2(task_name=job_name, config_search_path=search_path)
-
-
 def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
     """The overrides of the command line.
 
@@ -242,7 +235,7 @@ def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
             raise CommandLineError(f"`{word}` must be a tool, or an override of the form key=value.{meant}")
     try:
         overrides = catalogue.parse(arguments)
-        known = catalogue.groups(_loader())
+        known = catalogue.groups(loader())
         for position, override in enumerate(overrides):
             if catalogue.is_group(override, known):
                 catalogue.refuse_number(override, known)
@@ -257,27 +250,8 @@ def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
     except ConfigError as error:
         raise CommandLineError(*error.mistakes) from None
     if any(sentence for override in overrides for sentence in catalogue.unknown_options(override, known)):
-        raise CommandLineError(*catalogue.mistakes(_loader(), config_name, overrides))
+        raise CommandLineError(*catalogue.mistakes(loader(), config_name, overrides))
     return overrides
-
-
-def _loader() -> Any:
-    return GlobalHydra.instance().config_loader()
-
-
-def _compose(config_name: str, arguments: list[str], typed: list[Override]) -> DictConfig:
-    """The composed config with its hydra node, or every mistake that keeps it from composing."""
-    try:
-        return _loader().load_configuration(config_name, arguments, RunMode.RUN)  # type: ignore[no-any-return]
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        explained = list(catalogue.mistakes(_loader(), config_name, typed))
-        raise CommandLineError(*(explained or [catalogue.file_mistake(error, _loader(), typed)])) from None
-    except RecursionError:
-        raise ConfigError(
-            f"`{config_name}.yaml` must not lead back to itself in its defaults list. To build on tunelab's own "
-            f"{config_name}.yaml, give yours another name, such as my_{config_name}.yaml, and say it to "
-            f'tunelab.main(config_name="my_{config_name}").'
-        ) from None
 
 
 def _check_experiment_lr(config_name: str, overrides: list[Override], arguments: list[str], cfg: DictConfig) -> None:
@@ -290,9 +264,9 @@ def _check_experiment_lr(config_name: str, overrides: list[Override], arguments:
     kept = [a for a in arguments if a.split("=")[0] not in ("optimizer", "experiment")]
     for experiment, optimizer in product(experiments, catalogue.chosen(typed["optimizer"])):
         with_it = [*kept, f"experiment={experiment}"]
-        tuned_for = _compose(config_name, with_it, overrides).hydra.runtime.choices.optimizer
-        lr = _compose(config_name, [*with_it, f"optimizer={optimizer}"], overrides).lr
-        own_lr = _compose(config_name, [*kept, f"optimizer={optimizer}"], overrides).lr
+        tuned_for = compose(config_name, with_it, overrides).hydra.runtime.choices.optimizer
+        lr = compose(config_name, [*with_it, f"optimizer={optimizer}"], overrides).lr
+        own_lr = compose(config_name, [*kept, f"optimizer={optimizer}"], overrides).lr
         if tuned_for != optimizer and lr != own_lr:
             raise ConfigError(
                 f"`lr` must be given when an experiment's optimizer is changed, got lr={lr:g}, which {experiment} has "

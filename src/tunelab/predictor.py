@@ -22,9 +22,10 @@ from tunelab.data.files import read_file
 from tunelab.data.images import ENDINGS, read_images
 from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError
+from tunelab.fitting import build
 from tunelab.folder import RunFolder
 from tunelab.prepare import prepare_process
-from tunelab.run import build, has_examples
+from tunelab.run import has_examples
 from tunelab.spec import DataSpec
 from tunelab.tasks.parts import check_weights
 from tunelab.tasks.supervised import SupervisedTask

@@ -1,78 +1,31 @@
-"""From a config to a result: builds data, task and trainer, fits, scores, records. The only caller of instantiate."""
+"""From a recipe to a result: prepares, fits, scores, records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from tunelab import ranks
 from tunelab.callbacks import Checkpoint as OwnCheckpoint
-from tunelab.callbacks import Clock, Interrupted, Interrupts, NotFiniteError, Objective, Progress, noticed
-from tunelab.checkpoints import AtomicCheckpointIO, disk_full_in_words, epochs_done, read_checkpoint
-from tunelab.errors import ConfigError, RunFailed, unexpected
+from tunelab.callbacks import Clock, Interrupted, Interrupts, NotFiniteError, Objective, noticed
+from tunelab.checkpoints import disk_full_in_words, epochs_done, read_checkpoint
+from tunelab.errors import ConfigError, RunFailed
+from tunelab.fitting import build_trainer, fit_aside, parts
 from tunelab.folder import RunFolder, write_json
 from tunelab.lean import NoProfiler
 from tunelab.loop import EpochLoop
 from tunelab.opening import Opening
 from tunelab.prepare import check_devices, complete, prepare_process
 from tunelab.record import Start, record
-from tunelab.replay import explain, newest, without_traces
-from tunelab.whitelist import whitelist
-
-
-def build(node: Any, **keywords: Any) -> Any:
-    """Instantiates a config node, and only targets on the whitelist.
-
-    Raises:
-        ConfigError: If the part refuses its arguments.
-    """
-    from hydra.errors import InstantiationException
-
-    try:
-        return instantiate(_alone(node), **keywords, _convert_="all", _execution_whitelist_=whitelist())
-    except (InstantiationException, TypeError, ValueError) as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ConfigError) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        first, *_ = str(cause).splitlines()
-        here = node._get_full_key("") or node.get("_target_", "")
-        key = str(error).rsplit("full_key: ", 1)[-1] if "full_key: " in str(error) else here
-        rule = "be importable" if isinstance(cause, ImportError) else "be given arguments that it takes"
-        others = [str(name) for name in node if not str(name).startswith("_")]
-        if wrong := unexpected(key, first, others):
-            raise ConfigError(wrong) from error
-        raise ConfigError(f"`{key}` must {rule}: {first}") from error
-
-
-def _alone(node: Any) -> Any:
-    """A copy of a config node below the keys that lead to it, without the rest: instantiate would copy all of it."""
-    if not OmegaConf.is_config(node) or node._get_parent() is None:
-        return node
-    tree, keys, parent = OmegaConf.to_container(node, resolve=True), [], node
-    while parent._get_parent() is not None:
-        keys.append(parent._key())
-        parent = parent._get_parent()
-    if not all(isinstance(key, str) for key in keys) or "${" in str(tree):  # in a list; what would be resolved twice
-        return node
-    for key in keys:
-        tree = {key: tree}
-    part: Any = OmegaConf.create(tree)
-    for key in reversed(keys):
-        part = part[key]
-    return part
+from tunelab.replay import explain, newest
 
 
 def train(
@@ -100,7 +53,7 @@ def train(
     check_devices(cfg)
     first_step, over = check_resumable(checkpoint, cfg) if checkpoint else (0, False)
 
-    data, task = build(cfg.data), build(_resumed(cfg.task) if checkpoint else cfg.task)
+    data, task = parts(cfg, resumed=checkpoint is not None)
     objective, clock = Objective(cfg.objective, cfg.objective_direction), Clock()
     leads = ranks.rank() == 0  # the only one that writes
     with disk_full_in_words(folder), Interrupts() as interrupts:
@@ -171,37 +124,13 @@ def diverged(
     if ranks.rank() != 0:  # which says it
         raise SystemExit(1) from None
     write_json(folder / "result.json", {**result, "status": "diverged", "message": str(error)})
-    message = explain(error, cfg, partial(fit_again, cfg, folder, interrupts), newest(folder, checkpoint, error))
+
+    def fit_again(callbacks: list[Callback], start: Path | None) -> None:
+        fit_aside(cfg, folder, callbacks, interrupts, checkpoint=start)
+
+    message = explain(error, cfg, fit_again, newest(folder, checkpoint, error))
     write_json(folder / "result.json", {**result, "status": "diverged", "message": message})
     return RunFailed(message)
-
-
-def fit_again(
-    cfg: DictConfig, folder: Path, interrupts: Interrupts, callbacks: list[Callback], checkpoint: Path | None
-) -> None:
-    """Makes the same fit once more, step by step the same, without writing anything.
-
-    Args:
-        cfg: The completed recipe.
-        folder: The run's folder.
-        interrupts: Whether the run was told to end.
-        callbacks: Those that look on.
-        checkpoint: Where it begins; None for the beginning.
-    """
-    cfg = without_traces(cfg)
-    prepare_process(cfg)
-    data, task = build(cfg.data), build(_resumed(cfg.task) if checkpoint else cfg.task)
-    trainer = build_trainer(cfg, folder, [Objective(cfg.objective, cfg.objective_direction), *callbacks])
-    EpochLoop(trainer, interrupts, cfg.seed)
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-
-
-def _resumed(task: DictConfig) -> DictConfig:
-    """The task of a run whose weights come from its checkpoint: what they began with may be gone."""
-    parts = dict(task)
-    if "init" in parts:
-        parts["init"] = {"_target_": "tunelab.inits.default", "_partial_": True}
-    return OmegaConf.create(parts)  # apart from the recipe, from which instantiate would take the old keys again
 
 
 def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
@@ -234,41 +163,6 @@ def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
             f"Try epochs={2 * done}."
         )
     return step, False
-
-
-def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
-    """The trainer of a recipe, with its callbacks, loggers and profiler, all of which write into the run's folder.
-
-    Args:
-        cfg: The completed recipe.
-        folder: The run's folder.
-        callbacks: Those of the run itself, an `Objective` first; the recipe's come after them.
-    """
-    if cfg.trainer.enable_progress_bar and ranks.rank() == 0:
-        callbacks = [*callbacks, Progress(next(c for c in callbacks if isinstance(c, Objective)))]
-    callbacks = [*callbacks, *(build(callback) for callback in cfg.callbacks.values())]
-    profiler = build(cfg.profiler)
-    if profiler is None:
-        profiler = NoProfiler()
-    else:
-        profiler.dirpath = folder
-    trainer: Trainer = build(
-        cfg.trainer,
-        logger=[build(logger, save_dir=str(folder))() for logger in cfg.logger.values()],
-        callbacks=callbacks,
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        profiler=profiler,
-        # we start the processes; a cluster's variables would make Lightning think that the cluster has
-        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
-        default_root_dir=str(folder),
-        **QUIET,
-        enable_progress_bar=cfg.trainer.enable_progress_bar and ranks.rank() == 0,
-    )
-    return trainer
-
-
-QUIET = {"num_sanity_val_steps": 0, "enable_model_summary": False}
-"""Our own opening line says what Lightning's summary would; a mistake in validation shows after one epoch."""
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:

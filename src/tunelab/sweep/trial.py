@@ -27,10 +27,11 @@ from tunelab import own_code
 from tunelab.callbacks import Interrupted, Objective
 from tunelab.checkpoints import read_checkpoint
 from tunelab.errors import ConfigError, RunFailed
+from tunelab.fitting import build
 from tunelab.folder import RunFolder, in_use, write_json
 from tunelab.prepare import direction
 from tunelab.record import Start, own_hash
-from tunelab.run import build, has_examples, train
+from tunelab.run import has_examples, train
 from tunelab.sweep.leftovers import result
 from tunelab.sweep.process_state import kept, put_environment, speak
 from tunelab.sweep.worker import Ended, Job, Link, Report, Stopped, turn_output_to

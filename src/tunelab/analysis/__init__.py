@@ -1,0 +1,1 @@
+"""What finished runs and searches say: read from their folders alone, in words and pictures. No torch."""

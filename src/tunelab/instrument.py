@@ -1,0 +1,229 @@
+"""What the tools that measure a recipe share: their own keys, their answer, and where they leave it. No torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import os
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+from pydantic import BaseModel, ConfigDict
+
+from tunelab import checkout
+from tunelab.composing import Composed, composed
+from tunelab.config import chosen_options, plain, recipe_of, validate
+from tunelab.errors import ConfigError, as_typed
+from tunelab.folder import discard, write_atomic, write_json
+from tunelab.job import COMMAND_VARIABLE, import_torch
+from tunelab.ranges import range_mistakes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("tunelab")
+
+LINES_WITHOUT_TERMINAL = 10
+
+ANSWER = "answer"
+"""What an answer's files are called."""
+
+
+class Numbers(BaseModel):
+    """The keys of a tool beside those of the recipe, with their ranges; each stands in conf/<tool>.yaml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+N = TypeVar("N", bound=Numbers)
+
+
+class Answer(ABC):
+    """What a tool found: in words, as a table, as a picture and as curves."""
+
+    @abstractmethod
+    def said(self) -> str:
+        """What is printed; it ends in what to type."""
+
+    @abstractmethod
+    def values(self) -> dict[str, Any]:
+        """The answer's own numbers, by name, for answer.json."""
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """What was measured, a line each, for answer.csv."""
+
+    @abstractmethod
+    def figure(self) -> Figure:
+        """The picture."""
+
+    def scalars(self) -> Iterator[tuple[str, int, float]]:
+        """Curves for TensorBoard, as (name, step, value)."""
+        yield from ()
+
+    def save(self, folder: Path) -> None:
+        """Writes answer.json, answer.csv, answer.png and tensorboard/ into a folder that exists."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        write_json(folder / f"{ANSWER}.json", _finite(self.values()))
+        write_atomic(folder / f"{ANSWER}.csv", table(self.rows()))
+        figure = self.figure()
+        figure.savefig(folder / f"{ANSWER}.png", dpi=120)
+        with SummaryWriter(str(folder / "tensorboard")) as writer:
+            for name, step, value in self.scalars():
+                writer.add_scalar(name, value, step)
+            writer.add_figure(folder.parent.name, figure)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as csv, with every column that one of them has."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """The same for JSON, which has no NaN and no Inf."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def take(cfg: DictConfig, kind: type[N]) -> tuple[DictConfig, N]:
+    """The recipe of a tool's config, and the tool's own keys.
+
+    Args:
+        cfg: Composed of conf/<tool>.yaml.
+        kind: Which keys are its own.
+    """
+    recipe = recipe_of(cfg)
+    own = {key: plain(cfg, resolve=True)[key] for key in kind.model_fields}
+    with open_dict(recipe):
+        for key in kind.model_fields:
+            recipe.pop(key)
+    return recipe, kind.model_validate(own)
+
+
+def check(cfg: DictConfig, user_keys: Iterable[str], kind: type[Numbers]) -> None:
+    """Checks a tool's own keys and the recipe, and raises all mistakes at once.
+
+    Args:
+        cfg: Composed of conf/<tool>.yaml.
+        user_keys: The value keys that the user typed.
+        kind: Which keys are its own.
+
+    Raises:
+        ConfigError: With a sentence for each mistake.
+    """
+    values = plain(cfg, resolve=False)
+    mistakes = list(range_mistakes({key: values[key] for key in kind.model_fields}, of=kind))
+    mistakes += [f"`{key}` must be left out: it is of a run. Leave it out." for key in OF_RUNS if values.get(key)]
+    recipe = cfg.copy()
+    with open_dict(recipe):
+        for key in kind.model_fields:
+            recipe.pop(key)
+    try:
+        validate(recipe, [key for key in user_keys if key.split(".")[0] not in kind.model_fields])
+    except ConfigError as error:
+        mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(*mistakes)
+
+
+OF_RUNS = ("repeat", "resume")
+
+
+def job(tool: ModuleType) -> Callable[[DictConfig], Any]:
+    """What Hydra calls for a tool: its `run`, or, where it has a `measure`, what measures and leaves the answer."""
+    if hasattr(tool, "run"):
+        return tool.run  # type: ignore[no-any-return]
+
+    def measured(cfg: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            import_torch()
+            answer = tool.measure(cfg)
+        except BaseException:
+            if not any(folder.iterdir()):
+                discard(folder)
+            raise
+        here = HydraConfig.get()
+        whole = Composed(cfg, chosen_options(here.runtime.choices, cfg), list(here.overrides.task))
+        leave(answer, whole, folder, os.environ[COMMAND_VARIABLE])
+        print(answer.said())
+        shown = as_typed(folder)
+        print(f"\ncurves, table  {shown}\nlook at it     tensorboard --logdir {shlex.quote(shown)}")
+
+    return measured
+
+
+def leave(answer: Answer, whole: Composed, folder: Path, command: str) -> None:
+    """Writes an answer into its folder, and what it takes to measure it again.
+
+    Args:
+        answer: What was found.
+        whole: Of what.
+        folder: Which exists.
+        command: What was typed.
+    """
+    from tunelab.record import Start, record
+
+    record(folder, whole.cfg, Start(command, whole.overrides, whole.choices, checkout.seen()))
+    answer.save(folder)
+
+
+def ask(tool: ModuleType, *overrides: str, config_path: str | Path | None = None) -> Answer:
+    """What a tool finds, without a command line.
+
+    Args:
+        tool: Of tunelab.tools, with a `measure`.
+        *overrides: As they would be typed behind its name.
+        config_path: A config folder of the user's own, whose groups stand before the catalogue's.
+
+    Raises:
+        ConfigError: If they are refused.
+    """
+    whole = composed(*overrides, config_name=tool.__name__.rpartition(".")[2], config_path=config_path)
+    tool.check(whole.cfg, [override.split("=")[0].lstrip("+~") for override in overrides])
+    import_torch()
+    answer: Answer = tool.measure(whole.cfg)
+    return answer
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Shows how far a measurement is: a bar, or without a terminal about ten lines.
+
+    Args:
+        total: How often the function it gives will be called, with what was found last.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console, done = Console(stderr=True), 0
+    columns = (MofNCompleteColumn(), BarColumn(bar_width=30), TimeRemainingColumn(compact=True), TextColumn("left"))
+    said = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, said, console=console, disable=not console.is_terminal, transient=True) as bar:
+        row = bar.add_task("", total=total)
+
+        def advance(found: str) -> None:
+            nonlocal done
+            done += 1
+            bar.update(row, advance=1, description=found)
+            if not console.is_terminal and done % max(1, total // LINES_WITHOUT_TERMINAL) == 0:
+                log.info("%d of %d  %s", done, total, found)
+
+        yield advance
