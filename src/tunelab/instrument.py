@@ -130,7 +130,7 @@ def check(cfg: DictConfig, user_keys: Iterable[str], kind: type[Numbers]) -> Non
     """
     values = plain(cfg, resolve=False)
     mistakes = list(range_mistakes({key: values[key] for key in kind.model_fields}, of=kind))
-    mistakes += [f"`{key}` must be left out: it is of a run. Leave it out." for key in OF_RUNS if values.get(key)]
+    mistakes += [f"`{key}` must be left out: it is of a run." for key in OF_RUNS if values.get(key)]
     recipe = cfg.copy()
     with open_dict(recipe):
         for key in kind.model_fields:
@@ -157,8 +157,8 @@ def job(tool: ModuleType) -> Callable[[DictConfig], Any]:
             import_torch()
             answer = tool.measure(cfg)
         except BaseException:
-            if not any(folder.iterdir()):
-                discard(folder)
+            logging.shutdown()
+            discard(folder)
             raise
         here = HydraConfig.get()
         whole = Composed(cfg, chosen_options(here.runtime.choices, cfg), list(here.overrides.task))
