@@ -104,6 +104,7 @@ class SupervisedTask(LightningModule):
         self.spec: DataSpec | None = None
         self.evaluation: Any = None  # for each part a mean loss and the metrics
         self.unwritten = Unwritten()
+        self.total_steps = 0  # optimizer steps of the whole run, once the optimizer is made
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that it is in some thirty times a step; nn.Module looks for tensors in it each time
@@ -218,10 +219,10 @@ class SupervisedTask(LightningModule):
         decay, lr = keywords.get("weight_decay", 0.0), keywords.get("lr")
         groups = call("parameter_groups", self.make_groups, self.model, weight_decay=decay, lr=lr)
         optimizer = call("optimizer", self.make_optimizer, groups)
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        self.total_steps = int(self.trainer.estimated_stepping_batches)
         assert self.trainer.max_epochs is not None
-        steps_per_epoch = max(1, total_steps // self.trainer.max_epochs)
-        lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+        steps_per_epoch = max(1, self.total_steps // self.trainer.max_epochs)
+        lengths = {"total_steps": self.total_steps, "steps_per_epoch": steps_per_epoch}
         scheduler = call("scheduler", self.make_scheduler, optimizer, **lengths)
         if scheduler is None:
             return optimizer
