@@ -102,7 +102,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "composing": ({"__init__", "catalogue", "config", "overrides"}, {"hydra", "omegaconf", "yaml"}),
     # tools, of which those that measure a recipe share an instrument's ways
     "instrument": (
-        {"checkout", "composing", "config", "folder", "job", "ranges", "record"},
+        {"catalogue", "checkout", "composing", "config", "folder", "job", "ranges", "record"},
         {"hydra", "matplotlib", "omegaconf", "pydantic", "rich"},
     ),
     # what finished runs say: no torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +52,7 @@ def composed(*overrides: str, config_name: str = "train", config_path: str | Pat
     Raises:
         ConfigError: With every mistake that keeps them from composing.
     """
-    GlobalHydra.instance().clear()
-    initialize(conf_folder() if config_path is None else Path(config_path).resolve(), None, config_name)
-    try:
+    with found_by_hydra(config_name, config_path):
         typed, known = catalogue.parse(list(overrides)), catalogue.groups(loader())
         if any(sentence for override in typed for sentence in catalogue.unknown_options(override, known)):
             raise ConfigError(*catalogue.mistakes(loader(), config_name, typed))
@@ -61,6 +61,20 @@ def composed(*overrides: str, config_name: str = "train", config_path: str | Pat
         cfg = recipe_of(whole)
         cfg.name = cfg.name  # asks Hydra what is chosen, which nobody answers later
         return Composed(cfg, chosen_options(whole.hydra.runtime.choices, cfg), list(overrides))
+
+
+@contextmanager
+def found_by_hydra(config_name: str, config_path: str | Path | None = None) -> Iterator[None]:
+    """Hydra as it is while a command line runs, for those who have none: `loader` finds what there is to choose.
+
+    Args:
+        config_name: The primary config.
+        config_path: A config folder of the user's own, whose groups stand before the catalogue's.
+    """
+    GlobalHydra.instance().clear()
+    initialize(conf_folder() if config_path is None else Path(config_path).resolve(), None, config_name)
+    try:
+        yield
     finally:
         HydraConfig.instance().cfg = None
         GlobalHydra.instance().clear()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import logging
 import math
 import os
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,8 +21,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from pydantic import BaseModel, ConfigDict
 
-from tunelab import checkout
-from tunelab.composing import Composed, composed
+from tunelab import catalogue, checkout
+from tunelab.composing import Composed, compose, composed, found_by_hydra, loader
 from tunelab.config import chosen_options, plain, recipe_of, validate
 from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import discard, write_atomic, write_json
@@ -47,6 +49,19 @@ class Numbers(BaseModel):
 N = TypeVar("N", bound=Numbers)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How a tool was asked; its `measure` is given this if it has a parameter `asked`.
+
+    Args:
+        overrides: What was typed behind its name.
+        variant: The tool's config with other overrides than these.
+    """
+
+    overrides: list[str]
+    variant: Callable[[Sequence[str]], DictConfig]
+
+
 class Answer(ABC):
     """What a tool found: in words, as a table, as a picture and as curves."""
 
@@ -70,6 +85,10 @@ class Answer(ABC):
         """Curves for TensorBoard, as (name, step, value)."""
         yield from ()
 
+    def histograms(self) -> Iterator[tuple[str, int, Any]]:
+        """Values whose spread TensorBoard draws, as (name, step, values of shape (n,))."""
+        yield from ()
+
     def save(self, folder: Path) -> None:
         """Writes answer.json, answer.csv, answer.png and tensorboard/ into a folder that exists."""
         from torch.utils.tensorboard import SummaryWriter
@@ -81,6 +100,8 @@ class Answer(ABC):
         with SummaryWriter(str(folder / "tensorboard")) as writer:
             for name, step, value in self.scalars():
                 writer.add_scalar(name, value, step)
+            for name, step, values in self.histograms():
+                writer.add_histogram(name, values, step)
             writer.add_figure(folder.parent.name, figure)
 
 
@@ -146,22 +167,42 @@ def check(cfg: DictConfig, user_keys: Iterable[str], kind: type[Numbers]) -> Non
 OF_RUNS = ("repeat", "resume")
 
 
+def options(group: str) -> list[str]:
+    """What there is to choose in a group, the user's own too; for a tool's `check`.
+
+    Args:
+        group: Such as init.
+    """
+    return catalogue.groups(loader())[group]
+
+
+def _measure(tool: ModuleType, cfg: DictConfig, asked: Asked) -> Answer:
+    wanted = {"asked": asked} if "asked" in inspect.signature(tool.measure).parameters else {}
+    answer: Answer = tool.measure(cfg, **wanted)
+    return answer
+
+
 def job(tool: ModuleType) -> Callable[[DictConfig], Any]:
     """What Hydra calls for a tool: its `run`, or, where it has a `measure`, what measures and leaves the answer."""
     if hasattr(tool, "run"):
         return tool.run  # type: ignore[no-any-return]
 
     def measured(cfg: DictConfig) -> None:
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        here = HydraConfig.get()
+        folder, overrides = Path(here.runtime.output_dir), list(here.overrides.task)
+
+        def variant(others: Sequence[str]) -> DictConfig:
+            assert here.job.config_name is not None
+            return recipe_of(compose(here.job.config_name, list(others), catalogue.parse(list(others))))
+
         try:
             import_torch()
-            answer = tool.measure(cfg)
+            answer = _measure(tool, cfg, Asked(overrides, variant))
         except BaseException:
             logging.shutdown()
             discard(folder)
             raise
-        here = HydraConfig.get()
-        whole = Composed(cfg, chosen_options(here.runtime.choices, cfg), list(here.overrides.task))
+        whole = Composed(cfg, chosen_options(here.runtime.choices, cfg), overrides)
         leave(answer, whole, folder, os.environ[COMMAND_VARIABLE])
         print(answer.said())
         shown = as_typed(folder)
@@ -196,11 +237,16 @@ def ask(tool: ModuleType, *overrides: str, config_path: str | Path | None = None
     Raises:
         ConfigError: If they are refused.
     """
-    whole = composed(*overrides, config_name=tool.__name__.rpartition(".")[2], config_path=config_path)
-    tool.check(whole.cfg, [override.split("=")[0].lstrip("+~") for override in overrides])
+    name = tool.__name__.rpartition(".")[2]
+    whole = composed(*overrides, config_name=name, config_path=config_path)
+    with found_by_hydra(name, config_path):
+        tool.check(whole.cfg, [override.split("=")[0].lstrip("+~") for override in overrides])
+
+    def variant(others: Sequence[str]) -> DictConfig:
+        return composed(*others, config_name=name, config_path=config_path).cfg
+
     import_torch()
-    answer: Answer = tool.measure(whole.cfg)
-    return answer
+    return _measure(tool, whole.cfg, Asked(whole.overrides, variant))
 
 
 @contextmanager
