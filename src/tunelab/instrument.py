@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from tunelab import catalogue, checkout
 from tunelab.composing import Composed, compose, composed, found_by_hydra, loader
 from tunelab.config import chosen_options, plain, recipe_of, validate
-from tunelab.errors import ConfigError, as_typed
+from tunelab.errors import ConfigError, as_typed, program
 from tunelab.folder import discard, write_atomic, write_json
 from tunelab.job import COMMAND_VARIABLE, import_torch
 from tunelab.ranges import range_mistakes
@@ -247,6 +247,22 @@ def ask(tool: ModuleType, *overrides: str, config_path: str | Path | None = None
 
     import_torch()
     return _measure(tool, whole.cfg, Asked(whole.overrides, variant))
+
+
+def train_command(overrides: Iterable[str], changes: Mapping[str, str | None], own: Iterable[str] = ()) -> str:
+    """How a run is started of what a tool has been asked of.
+
+    Args:
+        overrides: Typed to the tool.
+        changes: Values of keys and options of groups that are to be others; None to leave one out.
+        own: The tool's own keys, which no run has.
+    """
+    gone = {*changes, *own, "hydra"}
+    keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
+    kept = [o for o, key in keys.items() if key not in gone and key.split(".")[0] not in gone]
+    changed = [f"{key}={value}" for key, value in changes.items() if value is not None]
+    name = program() if "train" in program() or program() == "tunelab" else "python train.py"
+    return shlex.join([*name.split(), *kept, *changed])
 
 
 @contextmanager

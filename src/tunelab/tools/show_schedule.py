@@ -15,8 +15,8 @@ def check(cfg: DictConfig, user_keys: Iterable[str]) -> None:
     instrument.check(cfg, user_keys, Numbers)
 
 
-def measure(cfg: DictConfig) -> instrument.Answer:
+def measure(cfg: DictConfig, asked: instrument.Asked) -> instrument.Answer:
     from tunelab.tuning.schedule import show_schedule
 
     recipe, _ = instrument.take(cfg, Numbers)
-    return show_schedule(recipe)
+    return show_schedule(recipe, asked.overrides)
