@@ -64,7 +64,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "loggers": ({"folder"}, {"lightning", "tensorboard"}),
     "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
-    "callbacks": ({"loggers"}, {"lightning", "rich"}),
+    "callbacks": ({"folder", "loggers"}, {"lightning", "rich"}),
     "profilers": ({"folder", "loggers"}, {"lightning", "rich"}),
     # what brings them together
     "ranks": (set(), set()),

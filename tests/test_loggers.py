@@ -253,14 +253,16 @@ def test_a_run_leaves_one_event_file_and_no_other_file_of_tensorboard(fit):
     _, folder = fit(*SMALL)
     (events,) = (folder / "tensorboard").iterdir()
     assert events.name.startswith("events.out.tfevents.")
-    expected = ["checkpoints", "config.yaml", "data_spec.json", "metrics.csv", "result.json", "run.json", "tensorboard"]
-    assert sorted(path.name for path in folder.iterdir()) == expected
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("checkpoints", "config.yaml", "data_spec.json", "facts.json", "metrics.csv", "result.json", "run.json"),
+        "tensorboard",
+    ]
 
 
 def test_a_run_without_loggers_writes_no_metrics(fit):
     _, folder = fit(*SMALL, "logger=[]")
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("checkpoints", "config.yaml", "data_spec.json", "result.json", "run.json")
+        *("checkpoints", "config.yaml", "data_spec.json", "facts.json", "result.json", "run.json")
     ]
 
 

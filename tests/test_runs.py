@@ -66,6 +66,7 @@ def test_a_run_folder_has_every_file(finished: Path) -> None:
         "checkpoints/previous.ckpt",
         "config.yaml",
         "data_spec.json",
+        "facts.json",
         "metrics.csv",
         "result.json",
         "run.json",

@@ -23,6 +23,9 @@ from tunelab.errors import ConfigError, program
 CHECKPOINTS = ["best", "last", "previous"]
 """What a run keeps in `checkpoints/`; the previous one is the last but one."""
 
+FACTS = "facts.json"
+"""What a run notes of its data and its first step."""
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Writes a file so that a reader or a kill sees the old content or the new, never a part."""
@@ -191,6 +194,11 @@ class RunFolder:
     def result(self) -> dict[str, Any]:
         """What the run ended with; empty while it has not ended."""
         return self._json("result.json") if (self.path / "result.json").is_file() else {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run noted of its data and its first step; empty before its first step."""
+        return self._json(FACTS) if (self.path / FACTS).is_file() else {}
 
     @property
     def last_result(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.config import plain
+from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
-
-FACTS = "facts.json"
-"""What a run writes of its data and its first step, beside metrics.csv."""
 
 
 @dataclass(frozen=True)
@@ -68,32 +66,53 @@ class Evidence:
 
 
 def read(folder: str | Path) -> Evidence:
-    """What the run in a folder has recorded.
+    """What the run in a folder has recorded: one that has ended, in whatever way, or is going on.
 
     Args:
         folder: A run's.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is none, or a file of it cannot be read.
     """
     run = RunFolder.find(folder, "run")
-    facts = run.path / FACTS
     return Evidence(
         curves=_curves(run.path / "metrics.csv"),
         recipe=plain(run.config, resolve=True),
         choices=run.record["choices"],
         result=run.result,
-        facts=json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {},
+        facts=run.facts,
     )
 
 
 def _curves(path: Path) -> dict[str, Curve]:
+    """The metrics of a csv; without lines that are torn, not yet whole, or out of order."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            text = file.read().replace("\0", "")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"`{path}` must be a file that can be read, but is not: {error.strerror}.") from None
     found: dict[str, list[tuple[int, int, float]]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                step, epoch = int(row["step"]), int(float(row["epoch"] or 0))
-                for name, text in row.items():
-                    if name not in ("step", "epoch") and text and math.isfinite(value := float(text)):
-                        found.setdefault(name, []).append((step, epoch, value))
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    if text and not {"step", "epoch"} <= set(rows.fieldnames or ()):
+        raise ConfigError(f"`{path}` must be as the run wrote it, but has no step and epoch in its first line.")
+    last = -1
+    for row in rows:
+        step = _number(row["step"])
+        if None in row or step is None or step <= last:
+            continue
+        last, epoch = int(step), int(_number(row["epoch"]) or 0)
+        for name, value in row.items():
+            if name not in ("step", "epoch") and (number := _number(value)) is not None:
+                found.setdefault(name, []).append((last, epoch, number))
     return {name: Curve(*zip(*points, strict=True)) for name, points in found.items()}
+
+
+def _number(text: str | None) -> float | None:
+    """The finite number that a field holds; None if it holds none."""
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

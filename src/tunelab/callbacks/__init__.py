@@ -4,6 +4,7 @@ from tunelab.callbacks.checkpoint import Checkpoint
 from tunelab.callbacks.clock import Clock
 from tunelab.callbacks.dead_units import DeadUnits
 from tunelab.callbacks.early_stopping import EarlyStopping
+from tunelab.callbacks.facts import Facts
 from tunelab.callbacks.finite import Finite, NotFiniteError, kind, noticed, place
 from tunelab.callbacks.gradients import Gradients
 from tunelab.callbacks.histograms import Histograms
@@ -20,6 +21,7 @@ __all__ = [
     "Clock",
     "DeadUnits",
     "EarlyStopping",
+    "Facts",
     "Finite",
     "Gradients",
     "Histograms",

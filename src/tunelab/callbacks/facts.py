@@ -1,0 +1,250 @@
+"""What a run notes of its data and its first step, for whoever asks later what was wrong with it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from tunelab.callbacks.layers import layers, model_of, norms
+from tunelab.folder import FACTS, write_json
+
+log = logging.getLogger("tunelab")
+
+MOST_BYTES = 2**28
+"""Of inputs that are compared with each other; beyond it nobody looks, as it would take a second."""
+
+CHUNK_BYTES = 2**21
+"""Of inputs that are hashed at once: what fits into a cache."""
+
+Hashes = NDArray[np.int64]
+
+
+class Facts(Callback):
+    """Writes facts.json: how many examples, the loss of knowing nothing, whether parts overlap, the first step.
+
+    It is written once, behind the first step; a resumed run keeps it. What cannot be had cheaply is null: what examples
+    have in common where they are read from files, or come from a data module of the user's own.
+
+    Args:
+        folder: The run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FACTS
+        self.found: dict[str, Any] = {}  # and not yet written
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or self.path.exists():
+            return
+        try:
+            self.found = {**of_data(trainer, pl_module), **of_model(trainer, pl_module)}
+        except Exception as error:  # of data of the user's own make; a run does not fail for it
+            log.info("What this data is like is not noted: %s: %s", type(error).__name__, error)
+            return
+        self.found |= {"first_loss": None, "first_gradient_norms": None}
+        if trainer.global_step:  # of a resumed run, whose first step nobody noted
+            self._write()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.found and self.found["first_gradient_norms"] is None:
+            of_layers = layers(model_of(pl_module))
+            gradients = {p: p.grad for own in of_layers.values() for p in own if p.grad is not None}
+            read = norms(list(gradients.values())).tolist() if gradients else []
+            each = dict(zip(gradients, read, strict=True))
+            self.found["first_gradient_norms"] = {
+                layer: _finite(math.hypot(*(each[p] for p in own if p in each)))
+                for layer, own in of_layers.items()
+                if any(p in each for p in own)
+            }
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        losses: list[Tensor] = getattr(getattr(pl_module, "unwritten", None), "losses", [])
+        if self.found and batch_idx == 0 and losses:
+            self.found["first_loss"] = _finite(float(losses[0]))
+        if batch_idx + 1 >= trainer.accumulate_grad_batches or trainer.global_step:
+            self._write()
+            self.__dict__["on_train_batch_end"] = None  # Lightning skips what cannot be called
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        found, self.found = self.found, {}
+        if found:
+            write_json(self.path, found)
+
+
+def _finite(value: float) -> float | None:
+    """The same for JSON, which has no NaN and no Inf."""
+    return value if math.isfinite(value) else None
+
+
+def of_model(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
+    """The size of the model, of an epoch in optimizer steps, of a batch over all processes, and which layers stay."""
+    batches: float = trainer.num_training_batches
+    data, loader = getattr(trainer, "datamodule", None), trainer.train_dataloader
+    size = getattr(data, "batch_size", None)
+    if not isinstance(size, int):
+        own = getattr(loader, "batch_size", None)
+        size = own * trainer.world_size if isinstance(own, int) else None
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    moved = {p for group in groups if group.get("initial_lr", group["lr"]) for p in group["params"] if p.requires_grad}
+    return {
+        "frozen_layers": [n for n, own in layers(model_of(task)).items() if not any(p in moved for p in own)],
+        "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "steps_per_epoch": math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else None,
+        "batch_size": size,
+    }
+
+
+def of_data(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
+    """What is known of the examples of both parts.
+
+    Returns:
+        By name: train_examples, val_examples, classes, class_counts of the training part, majority_share, chance_loss
+        (that of the best constant output), input_values of an example, and what `_in_common` and `_label_runs` say.
+    """
+    data = getattr(trainer, "datamodule", None)
+    parts, spec = getattr(data, "parts", None), getattr(task, "spec", None)
+    loader, names = trainer.train_dataloader, tuple(getattr(spec, "class_names", ()))
+    found: dict[str, Any] = {
+        "train_examples": _count(loader),
+        "val_examples": _count(trainer.val_dataloaders),
+        "classes": len(names) or None,
+        "class_counts": list(getattr(spec, "class_counts", ())) or None,
+        "input_values": math.prod(spec.input_shape) if spec is not None else None,
+        **dict.fromkeys(("majority_share", "chance_loss", "label_runs")),
+        **dict.fromkeys(("val_in_train", "duplicate_train", "label_conflicts")),
+    }
+    if isinstance(parts, dict) and {"train", "val"} <= parts.keys():
+        (inputs, targets), (val_inputs, _) = parts["train"], parts["val"]
+        found |= {"train_examples": len(inputs), "val_examples": len(val_inputs)}
+        if isinstance(size := getattr(loader, "batch_size", None), int):  # less where an epoch is limited
+            batches = min(trainer.num_training_batches * trainer.world_size, len(inputs))
+            found["train_examples"] = min(len(inputs), int(batches) * size)
+        if isinstance(targets, Tensor) and targets.ndim == 1:
+            targets = targets.cpu()
+            if names:
+                found["class_counts"] = torch.bincount(targets, minlength=len(names)).tolist()
+                found["label_runs"] = _label_runs(loader, targets.numpy())
+            elif _is_known(getattr(task, "loss", None)):
+                found["chance_loss"] = least_constant_loss(task.loss, targets)  # type: ignore[arg-type]
+            if isinstance(inputs, Tensor) and isinstance(val_inputs, Tensor):
+                found |= in_common(inputs, val_inputs, targets.numpy())
+    if found["class_counts"]:
+        counts = np.array(found["class_counts"], dtype=np.float64)
+        found["majority_share"] = float(counts.max() / counts.sum())
+        if type(loss := getattr(task, "loss", None)).__name__ in ("CrossEntropy", "CrossEntropyLoss"):
+            weight = getattr(loss, "weight", None)
+            found["chance_loss"] = entropy(counts if weight is None else counts * weight.double().cpu().numpy())
+    return found
+
+
+def _count(loader: Any) -> int | None:
+    try:
+        return len(loader.dataset) if loader is not None else 0
+    except (AttributeError, TypeError):
+        return None
+
+
+def _is_known(loss: Any) -> bool:
+    """Whether a loss is one that may be asked a hundred times more: what a user's own would do nobody knows."""
+    return type(loss).__module__.startswith(("torch.nn", "tunelab."))
+
+
+def entropy(counts: NDArray[np.float64]) -> float:
+    """The cross-entropy of predicting each class by its share, in nats.
+
+    Args:
+        counts: Examples of each class, or their weights, shape (classes,).
+    """
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def least_constant_loss(loss: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> float:
+    """The loss of the best constant output, by golden-section search; right for losses convex in the output.
+
+    Args:
+        loss: Maps (outputs, targets) to a scalar.
+        targets: Shape (examples,).
+    """
+    targets = targets.double()
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = float(targets.min()), float(targets.max())
+
+    def at(constant: float) -> float:
+        return float(loss(torch.full_like(targets, constant), targets))
+
+    while high - low > 1e-6 * max(1.0, abs(low), abs(high)):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if at(left) < at(right) else (left, high)
+    return at((low + high) / 2)
+
+
+def _label_runs(loader: Any, labels: NDArray[np.int64]) -> float | None:
+    """The share of the training examples whose successor in the first epoch has the same label."""
+    order: Any = getattr(loader, "sampler", None)
+    if not hasattr(order, "indices") or len(labels) < 2:
+        return None
+    whole = replace(order, rank=0, world_size=1, epoch=0, skipped=0)  # a copy: it is about to be used
+    seen = labels[whole.indices().numpy()]
+    return float((seen[1:] == seen[:-1]).mean())
+
+
+def in_common(inputs: Tensor, val_inputs: Tensor, targets: NDArray[Any]) -> dict[str, float | None]:
+    """What examples are bit for bit the same.
+
+    Args:
+        inputs: Of the training part, shape (examples, …).
+        val_inputs: Of the validation part.
+        targets: Of the training part, shape (examples,).
+
+    Returns:
+        `val_in_train`: the share of the validation examples that train, too. `duplicate_train`: of the training
+        examples that are there more than once. `label_conflicts`: of those that are there with another target, too.
+    """
+    if max(inputs.nbytes, val_inputs.nbytes) > MOST_BYTES:
+        return {}
+    train, val = hashes(inputs), hashes(val_inputs)
+    _, group, sizes = np.unique(train, return_inverse=True, return_counts=True)
+    kinds = np.unique(targets, return_inverse=True)[1]
+    first = np.full(len(sizes), -1, dtype=np.int64)
+    first[group] = kinds  # of each group some member's; the group is at odds if any other differs from it
+    at_odds = np.zeros(len(sizes), dtype=bool)
+    at_odds[group[kinds != first[group]]] = True
+    return {
+        "val_in_train": float(np.isin(val, train).mean()) if len(val) else None,
+        "duplicate_train": float((sizes[group] > 1).mean()),
+        "label_conflicts": float(at_odds[group].mean()),
+    }
+
+
+def hashes(inputs: Tensor) -> Hashes:
+    """A number for each example, the same for the same bits; for others, by chance, once in 2^40 pairs or less.
+
+    hash = sum_j bits_j m_j mod 2^64,  m = odd numbers drawn once and for all
+
+    Args:
+        inputs: Shape (examples, …), on any device.
+    """
+    rows = inputs.detach().flatten(1).contiguous()
+    words = rows.view(torch.int32) if rows.element_size() == 4 else rows.view(torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(2**62), 2**62, (words.shape[1],), generator=generator) * 2 + 1
+    odd = odd.to(words.device)
+    chunks = words.split(max(1, CHUNK_BYTES // max(1, 8 * words.shape[1])))
+    return torch.cat([(chunk.long() * odd).sum(dim=1) for chunk in chunks]).cpu().numpy()
