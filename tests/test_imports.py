@@ -49,6 +49,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "checkout": (set(), set()),
     "whitelist": ({"own_code"}, set()),
     "project": (set(), set()),
+    "events": (set(), {"tensorboard"}),
     "schema": (set(), {"pydantic", "pydantic_core"}),
     "ranges": ({"schema"}, {"pydantic"}),
     "rules": (set(), set()),
@@ -102,7 +103,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "composing": ({"__init__", "catalogue", "config", "overrides"}, {"hydra", "omegaconf", "yaml"}),
     # tools, of which those that measure a recipe share an instrument's ways
     "instrument": (
-        {"catalogue", "checkout", "composing", "config", "folder", "job", "ranges", "record"},
+        {"catalogue", "checkout", "composing", "config", "events", "folder", "job", "ranges", "record"},
         {"hydra", "matplotlib", "omegaconf", "pydantic", "rich"},
     ),
     # what finished runs say: no torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -87,6 +88,12 @@ def program() -> str:
     if path.suffix != ".py":
         return path.name
     return f"python scripts/{path.name}" if path.parent.name == "scripts" else f"python {path.name}"
+
+
+def training() -> str:
+    """How a run is started where this process was called: by itself, or where a script or a notebook was, train.py."""
+    own = program()
+    return own if "TUNELAB_COMMAND" in os.environ and not own.startswith("python scripts/") else "python train.py"
 
 
 def as_typed(path: Path) -> str:

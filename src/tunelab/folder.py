@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from tunelab.errors import ConfigError, program
+from tunelab.errors import ConfigError, training
 
 CHECKPOINTS = ["best", "last", "previous"]
 """What a run keeps in `checkpoints/`; the previous one is the last but one."""
@@ -219,7 +219,7 @@ class RunFolder:
             # an added key must be there for its value to be changed
             if instead is None or (override.startswith("+") and not instead.startswith("+")):
                 kept.append(override)
-        return shlex.join([*program().split(), *kept, *new.values()])
+        return shlex.join([*training().split(), *kept, *new.values()])
 
     def checkpoint(self, which: str = "best", key: str = "checkpoint") -> Path:
         """The path of the `best`, the `last` or the `previous` checkpoint.

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,7 @@ from tunelab import catalogue, checkout
 from tunelab.composing import Composed, compose, composed, found_by_hydra, loader
 from tunelab.config import chosen_options, plain, recipe_of, validate
 from tunelab.errors import ConfigError, as_typed, program
+from tunelab.events import picture, scalar, write_events
 from tunelab.folder import discard, write_atomic, write_json
 from tunelab.job import COMMAND_VARIABLE, import_torch
 from tunelab.ranges import range_mistakes
@@ -38,6 +40,9 @@ LINES_WITHOUT_TERMINAL = 10
 
 ANSWER = "answer"
 """What an answer's files are called."""
+
+DPI = 120
+"""Of its picture, in pixels per inch."""
 
 
 class Numbers(BaseModel):
@@ -91,18 +96,21 @@ class Answer(ABC):
 
     def save(self, folder: Path) -> None:
         """Writes answer.json, answer.csv, answer.png and tensorboard/ into a folder that exists."""
-        from torch.utils.tensorboard import SummaryWriter
-
         write_json(folder / f"{ANSWER}.json", _finite(self.values()))
         write_atomic(folder / f"{ANSWER}.csv", table(self.rows()))
         figure = self.figure()
-        figure.savefig(folder / f"{ANSWER}.png", dpi=120)
-        with SummaryWriter(str(folder / "tensorboard")) as writer:
-            for name, step, value in self.scalars():
-                writer.add_scalar(name, value, step)
-            for name, step, values in self.histograms():
-                writer.add_histogram(name, values, step)
-            writer.add_figure(folder.parent.name, figure)
+        figure.savefig(folder / f"{ANSWER}.png", dpi=DPI)
+        png, (width, height) = (folder / f"{ANSWER}.png").read_bytes(), figure.get_size_inches() * DPI
+        shown = [(0, picture(folder.parent.name, png, round(width), round(height)))]
+        curves = ((step, scalar(name, value)) for name, step, value in self.scalars())
+        spreads = ((step, _histogram(name, values)) for name, step, values in self.histograms())
+        write_events(folder / "tensorboard", chain(curves, spreads, shown))
+
+
+def _histogram(name: str, values: Any) -> Any:
+    from torch.utils.tensorboard.summary import histogram
+
+    return histogram(name, values, "tensorflow")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
