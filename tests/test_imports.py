@@ -81,7 +81,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "run": (
         {
             *("callbacks", "checkpoints", "fitting", "folder", "lean", "loop", "opening", "prepare", "ranks", "record"),
-            "replay",
+            *("replay", "tuning"),
         },
         {"omegaconf", "lightning"},
     ),
@@ -109,7 +109,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     # what finished runs say: no torch
     "analysis": ({"config", "folder"}, set()),
     "tuning": (
-        {"callbacks", "fitting", "instrument", "prepare"},
+        {"callbacks", "config", "fitting", "folder", "instrument", "prepare"},
         {"lightning", "matplotlib", "omegaconf"},
     ),
     "tools": ({"config", "folder", "instrument", "predictor", "project", "tuning"}, {"omegaconf"}),

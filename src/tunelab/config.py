@@ -28,6 +28,7 @@ READ_BY_RUN = {
     "repeat",
     "resume",
     "epochs",
+    "find_lr",
     "profiler",
 }
 """Dials that the run itself reads; every other one must be read by a chosen part."""
@@ -182,6 +183,8 @@ def _unread_mistakes(raw: dict[str, Any], user_keys: Iterable[str]) -> Iterator[
                 f"`{key}` must be read by a chosen part, got {key}={show(raw[key])}, but none of them reads it. "
                 f"Leave it out, or choose {READERS.get(key, f'a part whose file has ${{{key}}}')}."
             )
+    if raw.get("find_lr") is True and "lr" in typed:
+        yield f"`lr` must be left out with find_lr=true, which finds one, got {show(raw['lr'])}. Leave one of them out."
 
 
 def validate_targets(cfg: DictConfig) -> None:

@@ -26,6 +26,7 @@ from tunelab.opening import Opening
 from tunelab.prepare import check_devices, complete, prepare_process
 from tunelab.record import Start, record
 from tunelab.replay import explain, newest
+from tunelab.tuning.lr_run import with_found_lr
 
 
 def train(
@@ -48,6 +49,8 @@ def train(
         RunFailed: If its loss became NaN or Inf, or the disk is full.
         SystemExit: With code 130 if the user interrupted it, 143 if it was told to end.
     """
+    if cfg.get("find_lr"):
+        cfg = with_found_lr(cfg, folder, checkpoint)
     cfg = complete(cfg)
     prepare_process(cfg)
     check_devices(cfg)

@@ -258,6 +258,7 @@ class Recipe(BaseModel):
     epochs: Count = Field(examples=[30])
     batch_size: Count | Literal["full"] = Field(examples=[64])
     lr: Positive = Field(examples=[1e-3])
+    find_lr: bool = Field(examples=["true"])
     weight_decay: NonNegative = Field(examples=[0.01])
     dropout: Fraction = Field(examples=[0.2])
     label_smoothing: Fraction = Field(examples=[0.1])

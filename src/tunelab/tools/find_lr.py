@@ -1,0 +1,61 @@
+"""A learning rate for a recipe, by a range test over several seeds: model=cnn optimizer=sgd"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+from omegaconf import DictConfig
+from pydantic import Field
+
+from tunelab import instrument
+from tunelab.config import plain
+from tunelab.errors import ConfigError
+from tunelab.schema import Positive
+
+STEPS_PER_DECADE = 10
+"""At least: fewer tell no slope from noise."""
+
+
+class Numbers(instrument.Numbers):
+    """conf/find_lr.yaml."""
+
+    min_lr: Positive = Field(examples=[1e-7])
+    max_lr: Positive = Field(examples=[10])
+    steps: Annotated[int, Field(ge=1)] = Field(examples=[200])
+    seeds: Annotated[int, Field(ge=1)] = Field(examples=[5])
+
+
+def check(cfg: DictConfig, user_keys: Iterable[str]) -> None:
+    mistakes: list[str] = []
+    try:
+        instrument.check(cfg, user_keys, Numbers)
+    except ConfigError as error:
+        mistakes += error.mistakes
+    if not any(mistake.startswith(tuple(f"`{key}`" for key in Numbers.model_fields)) for mistake in mistakes):
+        mistakes += _mistakes(cfg)
+    if mistakes:
+        raise ConfigError(*mistakes)
+
+
+def _mistakes(cfg: DictConfig) -> Iterator[str]:
+    own = plain(cfg, resolve=False)
+    low, high, steps = own["min_lr"], own["max_lr"], own["steps"]
+    if low >= high:
+        yield f"`min_lr` must be less than max_lr, got min_lr={low:g}, max_lr={high:g}. Try min_lr={high / 1e4:g}."
+        return
+    least = max(20, math.ceil(STEPS_PER_DECADE * math.log10(high / low)))
+    if steps < least:
+        yield (
+            f"`steps` must be at least {least} from lr {low:g} to {high:g}, "
+            f"{STEPS_PER_DECADE} for each tenfold, got {steps}. Try steps={2 * least}."
+        )
+    if own["find_lr"]:
+        yield "`find_lr` must be left out: it is of a run. Leave it out."
+
+
+def measure(cfg: DictConfig) -> instrument.Answer:
+    from tunelab.tuning.lr_answer import answer
+    from tunelab.tuning.lr_range import Plan
+
+    recipe, numbers = instrument.take(cfg, Numbers)
+    return answer(recipe, Plan(**numbers.model_dump()))
