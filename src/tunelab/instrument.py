@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from tunelab import catalogue, checkout
 from tunelab.composing import Composed, compose, composed, found_by_hydra, loader
 from tunelab.config import chosen_options, plain, recipe_of, validate
-from tunelab.errors import ConfigError, as_typed, program
+from tunelab.errors import ConfigError, as_typed, training
 from tunelab.events import picture, scalar, write_events
 from tunelab.folder import discard, write_atomic, write_json
 from tunelab.job import COMMAND_VARIABLE, import_torch
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tunelab")
 
 LINES_WITHOUT_TERMINAL = 10
+
+HISTOGRAM_BINS = 50
 
 ANSWER = "answer"
 """What an answer's files are called."""
@@ -60,10 +62,12 @@ class Asked:
 
     Args:
         overrides: What was typed behind its name.
+        choices: The option of each group.
         variant: The tool's config with other overrides than these.
     """
 
     overrides: list[str]
+    choices: dict[str, Any]
     variant: Callable[[Sequence[str]], DictConfig]
 
 
@@ -110,7 +114,7 @@ class Answer(ABC):
 def _histogram(name: str, values: Any) -> Any:
     from torch.utils.tensorboard.summary import histogram
 
-    return histogram(name, values, "tensorflow")
+    return histogram(name, values, HISTOGRAM_BINS)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -205,12 +209,13 @@ def job(tool: ModuleType) -> Callable[[DictConfig], Any]:
 
         try:
             import_torch()
-            answer = _measure(tool, cfg, Asked(overrides, variant))
+            choices = chosen_options(here.runtime.choices, cfg)
+            answer = _measure(tool, cfg, Asked(overrides, choices, variant))
         except BaseException:
             logging.shutdown()
             discard(folder)
             raise
-        whole = Composed(cfg, chosen_options(here.runtime.choices, cfg), overrides)
+        whole = Composed(cfg, choices, overrides)
         leave(answer, whole, folder, os.environ[COMMAND_VARIABLE])
         print(answer.said())
         shown = as_typed(folder)
@@ -245,6 +250,8 @@ def ask(tool: ModuleType, *overrides: str, config_path: str | Path | None = None
     Raises:
         ConfigError: If they are refused.
     """
+    if hasattr(tool, "ask") and (found := tool.ask(*overrides, config_path=config_path)) is not None:
+        return found  # type: ignore[no-any-return]  # by a search
     name = tool.__name__.rpartition(".")[2]
     whole = composed(*overrides, config_name=name, config_path=config_path)
     with found_by_hydra(name, config_path):
@@ -254,7 +261,7 @@ def ask(tool: ModuleType, *overrides: str, config_path: str | Path | None = None
         return composed(*others, config_name=name, config_path=config_path).cfg
 
     import_torch()
-    return _measure(tool, whole.cfg, Asked(whole.overrides, variant))
+    return _measure(tool, whole.cfg, Asked(whole.overrides, whole.choices, variant))
 
 
 def train_command(overrides: Iterable[str], changes: Mapping[str, str | None], own: Iterable[str] = ()) -> str:
@@ -269,8 +276,7 @@ def train_command(overrides: Iterable[str], changes: Mapping[str, str | None], o
     keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
     kept = [o for o, key in keys.items() if key not in gone and key.split(".")[0] not in gone]
     changed = [f"{key}={value}" for key, value in changes.items() if value is not None]
-    name = program() if "train" in program() or program() == "tunelab" else "python train.py"
-    return shlex.join([*name.split(), *kept, *changed])
+    return shlex.join([*training().split(), *kept, *changed])
 
 
 @contextmanager

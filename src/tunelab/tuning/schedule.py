@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -176,6 +176,8 @@ def verdicts(found: Schedule) -> Iterator[Verdict]:
             f"No step warms up: {recipe.warmup_fraction:g} of {total} steps is none.",
             {"warmup_fraction": None, "warmup_steps": "1"},
         )
+    if recipe.get("batch_growth"):
+        return  # the lr follows the batches, too
     if top > LONG_WARMUP * total:
         own = kind == "one_cycle" and not recipe.warmup_steps and not recipe.warmup_fraction
         shorter: dict[str, str | None]
@@ -228,30 +230,29 @@ class _Rates(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         total = int(getattr(pl_module, "total_steps", 0) or trainer.estimated_stepping_batches)
-        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 1
-        per_epoch = max(1, total // epochs)
-        groups = trainer.optimizers[0].param_groups
-        curves = [self.groups.setdefault(group.get("name", str(index)), []) for index, group in enumerate(groups)]
+        growth = getattr(pl_module, "batch_growth", None)
+        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        steps = growth.steps if growth is not None else [per_epoch] * math.ceil(total / per_epoch)
+        self.epochs = [epoch for epoch, count in enumerate(steps, 1) for _ in range(count)][:total]
         if total > SLOW:
-            with progress(epochs) as advance:
-                self._walk(trainer, curves, total, per_epoch, advance)
+            with progress(self.epochs[-1]) as advance:
+                self._walk(trainer, advance)
         else:
-            self._walk(trainer, curves, total, per_epoch, lambda _: None)
+            self._walk(trainer, lambda _: None)
         trainer.should_stop = True
 
-    def _walk(self, trainer: Trainer, curves: list[list[float]], total: int, per_epoch: int, advance: Any) -> None:
+    def _walk(self, trainer: Trainer, advance: Callable[[str], None]) -> None:
         groups = trainer.optimizers[0].param_groups
+        curves = [self.groups.setdefault(group.get("name", str(index)), []) for index, group in enumerate(groups)]
         followed = [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
-        for step in range(1, total + 1):
+        for epoch, after in pairwise([*self.epochs, self.epochs[-1] + 1]):
             for group, curve in zip(groups, curves, strict=True):
                 curve.append(float(group["lr"]))
-            self.epochs.append((step - 1) // per_epoch + 1)
-            ends = step % per_epoch == 0
             for config in followed:
-                if config.interval == "step" or ends:
+                if config.interval == "step" or after > epoch:
                     config.scheduler.step()  # type: ignore[call-arg]  # none that asks for a metric is left
-            if ends:
-                advance(f"epoch {self.epochs[-1]}")
+            if after > epoch:
+                advance(f"epoch {epoch}")
 
 
 def show_schedule(recipe: DictConfig, overrides: Sequence[str] = ()) -> Schedule:

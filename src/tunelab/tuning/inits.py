@@ -1,0 +1,261 @@
+"""Which init lets signal and gradients through a model, and which trains best in the first epochs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from tunelab.errors import counted
+from tunelab.instrument import Answer, progress, train_command
+from tunelab.tuning import inits_figure
+from tunelab.tuning.init_fits import Combination, measure
+from tunelab.tuning.signal import LOST, loses, per_layer, ratios, state
+
+VERBS = {"fades": "fade", "grows": "grow", "vanishes": "vanish", "explodes": "explode"}
+"""Of what becomes of several."""
+
+WHAT = "Variances of what the first → last hidden layer puts out, before its activation, and of the gradient there."
+
+MEANING = (
+    "Vanished or exploded is 10,000 times off in variance: one lr cannot suit layers whose signal differs so much."
+)
+
+T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+"""Student's t by degrees of freedom, two-sided 95 %; 2.1 beyond."""
+
+Setting = tuple[str, int]
+"""An activation and a depth."""
+
+
+def noise(differences: Sequence[float]) -> float:
+    """How far from zero the mean of paired differences must be to count: its 95 % interval; Inf of a single one."""
+    count = len(differences)
+    if count < 2 or not all(map(math.isfinite, differences)):
+        return math.inf
+    return T_95.get(count - 1, 2.1) * statistics.stdev(differences) / math.sqrt(count)
+
+
+@dataclass(frozen=True)
+class Comparison(Answer):
+    """Combinations of inits, activations and depths side by side.
+
+    Args:
+        combinations: In the order in which they were asked for.
+        own: The recipe's own init, activation and depth.
+        overrides: What was typed.
+        keys: The tool's own keys.
+    """
+
+    combinations: Sequence[Combination]
+    own: tuple[str, str, int]
+    overrides: Sequence[str]
+    keys: Sequence[str]
+
+    @property
+    def seeds(self) -> int:
+        """How many each was measured with."""
+        return len(self.combinations[0].losses)
+
+    @property
+    def settings(self) -> dict[Setting, list[Combination]]:
+        """The inits of each activation and depth, the lowest loss first."""
+        found: dict[Setting, list[Combination]] = {}
+        for each in self.combinations:
+            found.setdefault((each.activation, each.depth), []).append(each)
+        return {setting: sorted(inits, key=lambda each: each.mean) for setting, inits in found.items()}
+
+    def tied(self, inits: Sequence[Combination]) -> list[Combination]:
+        """Those whose loss is not above the lowest by more than the seeds' noise; of a single seed the lowest alone."""
+        best, *others = inits
+        if not math.isfinite(best.mean):
+            return list(inits)
+        same = [best]
+        for other in others:
+            differences = [b - a for a, b in zip(best.last, other.last, strict=True)]
+            if self.seeds > 1 and math.isfinite(other.mean) and statistics.fmean(differences) <= noise(differences):
+                same.append(other)
+        return same
+
+    def chosen(self, inits: Sequence[Combination]) -> Combination:
+        """Of those with the lowest loss, the recipe's own, unless the signal gets through others better."""
+        same = self.tied(inits)
+        least = min(each.severity for each in same)
+        sound = [each for each in same if each.severity <= max(1, least)]
+        return next((each for each in sound if each.init == self.own[0]), sound[0])
+
+    def said(self) -> str:
+        several = len(self.settings) > 1
+        lines = []
+        for (activation, depth), inits in self.settings.items():
+            where = f"{activation}, depth {depth}: " if several else ""
+            lines.append(f"{where}{self._verdict(inits)}")
+        lines += ["", *self._table(), WHAT]
+        wrong = [(each, trouble(each)) for inits in self.settings.values() for each in inits]
+        told = [
+            f"{each.init}{f', {each.activation}, depth {each.depth}' * several}: {said}."
+            for each, said in wrong
+            if said
+        ]
+        lines += ["", *told] if told else []
+        lines += [MEANING] if any(word in said for _, said in wrong for word in ("vanish", "explode")) else []
+        best = min((self.chosen(inits) for inits in self.settings.values()), key=lambda each: each.mean)
+        found = {"init": best.init, "activation": best.activation, "size.depth": str(best.depth)}
+        before = dict(zip(found, map(str, self.own), strict=True))
+        changes = {key: value for key, value in found.items() if value != before[key]}
+        return "\n".join([*lines, "", train_command(self.overrides, changes, (*self.keys, "epochs"))])
+
+    def _verdict(self, inits: Sequence[Combination]) -> str:
+        """Which init trains best, in a sentence."""
+        best, same, epochs = self.chosen(inits), self.tied(inits), counted(len(inits[0].losses[0]), "epoch")
+        own = next((each for each in inits if each.init == self.own[0]), None)
+        if not math.isfinite(inits[0].mean):
+            return f"every init diverges within {epochs}: try a smaller lr."
+        loss = f"train loss {best.mean:.3g}{f' ± {best.spread:.2g}' if self.seeds > 1 else ''} after {epochs}"
+        if len(inits) == 1:
+            return f"{best.init} has {loss}."
+        if self.seeds == 1:
+            return f"{best.init} trains best: {loss}, but with one seed nobody knows what is chance. Try seeds=3."
+        others = [each.init for each in same if each is not best]
+        if best is own:
+            equal = (
+                f"; {listed(others)} differ{'s' * (len(others) == 1)} by less than the seeds' noise" if others else ""
+            )
+            return f"no init trains better than {best.init}, the recipe's own: {loss}{equal}."
+        than = f", where {own.init} has {own.mean:.3g}" if own and math.isfinite(own.mean) else ""
+        than += " (within the seeds' noise, but the signal is lost on its way)" if own in same else ""
+        than = f", where {own.init} diverges" if own and not math.isfinite(own.mean) else than
+        equal = f"; within the noise: {listed([name for name in others if name != self.own[0]])}" if others else ""
+        return f"{best.init} trains best: {loss}{than}{equal}."
+
+    def _table(self) -> Iterator[str]:
+        head = ["init", "activation", "depth", "activations", "a layer", "gradients", "a layer", "train loss", "signal"]
+        lines = [head]
+        for inits in self.settings.values():
+            for each in inits:
+                forward, back = list(each.activations.values()), list(each.gradients.values())
+                loss = f"{each.mean:.3g}" if math.isfinite(each.mean) else "diverges"
+                line = [each.init, each.activation, str(each.depth)]
+                line += [f"{forward[0]:.2g} → {forward[-1]:.2g}", _times(per_layer(forward))]
+                line += [f"{back[0]:.2g} ← {back[-1]:.2g}", _times(per_layer(back[::-1]))]
+                loss += f" ± {each.spread:.2g}" if self.seeds > 1 and math.isfinite(each.mean) else ""
+                lines.append([*line, loss, _word(each)])
+        settled = [len({line[column] for line in lines[1:]}) == 1 for column in range(3)]  # said before, or one alone
+        shown = [c for c in range(len(head)) if c not in (1, 2) or not settled[c]]
+        wide = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        yield from ("  ".join(f"{line[c]:{wide[c]}}" for c in shown).rstrip() for line in lines)
+
+    def values(self) -> dict[str, Any]:
+        return {
+            each.name: {
+                "activation_variance": each.activations,
+                "gradient_variance": each.gradients,
+                "activations": each.states[0],
+                "gradients": each.states[1],
+                "units_alike": each.alike,
+                "losses": [list(own) for own in each.losses],
+            }
+            for each in self.combinations
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **{"init": each.init, "activation": each.activation, "depth": each.depth, "seed": seed},
+                **{"layer": path, "activation_variance": layer.activation, "gradient_variance": layer.gradient},
+                **{"units": layer.units, "distinct_units": layer.distinct, "train_loss": each.last[seed]},
+            }
+            for each in self.combinations
+            for seed, own in enumerate(each.layers)
+            for path, layer in own.items()
+        ]
+
+    def scalars(self) -> Iterator[tuple[str, int, float]]:
+        for each in self.combinations:
+            for what, of_layers in (("activation", each.activations), ("gradient", each.gradients)):
+                for number, value in enumerate(of_layers.values(), 1):
+                    yield f"{what}_variance/{each.name}", number, value
+            for epoch, losses in enumerate(zip(*each.losses, strict=True), 1):
+                yield f"train_loss/{each.name}", epoch, statistics.fmean(losses)
+
+    def histograms(self) -> Iterator[tuple[str, int, Any]]:
+        for each in self.combinations:
+            for number, layer in enumerate(each.layers[0].values(), 1):
+                yield f"weights/{each.name}", number, layer.weights.numpy()
+
+    def figure(self) -> Figure:
+        return inits_figure.draw(self.combinations)
+
+
+def trouble(found: Combination) -> str:
+    """What is wrong with the signal of a combination, with the layers where it is; empty if nothing is."""
+    if alike := found.alike:
+        units = f"all {next(iter(alike.values()))} units" if len(set(alike.values())) == 1 else "all units"
+        return f"{units} of {span(list(alike))} stay alike: each layer learns no more than one unit could"
+    parts = []
+    for what, of_layers in (("activations", found.activations), ("gradients", dict([*found.gradients.items()][::-1]))):
+        values = list(of_layers.values())
+        shares, factor = dict(zip(of_layers, ratios(values), strict=True)), per_layer(values)
+        lost = [path for path, share in shares.items() if not LOST <= share <= 1 / LOST]
+        rate = f", {_times(factor)} a layer" if factor else ""
+        word = state(values)
+        if word in ("vanishes", "explodes"):
+            parts.append(f"{what} {VERBS[word]} in {span(lost) if lost else 'every layer'}{rate}")
+        elif factor and word != "kept" and loses(values):
+            layers = math.ceil(abs(math.log(LOST) / math.log(factor)))
+            parts.append(f"{what} would {'vanish' if factor < 1 else 'explode'} within {layers} layers{rate}")
+    return "; ".join(parts)
+
+
+def span(paths: Sequence[str]) -> str:
+    """Layers in words: a few by name, many by the first and the last."""
+    return listed(paths) if len(paths) <= 3 else f"the {len(paths)} layers {paths[0]} … {paths[-1]}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words with `and` before the last."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _word(found: Combination) -> str:
+    if found.alike:
+        return "units alike"
+    forward, back = found.states
+    if forward == back:
+        return forward
+    told = [f"{what} {VERBS[word]}" for what, word in (("activations", forward), ("gradients", back)) if word in VERBS]
+    return ", ".join(told)
+
+
+def _times(factor: float | None) -> str:
+    return "" if factor is None else f"x{factor:.2g}"
+
+
+def compare(
+    recipes: Sequence[tuple[str, str, DictConfig]],
+    seeds: int,
+    own: tuple[str, str, int],
+    overrides: Sequence[str],
+    keys: Sequence[str],
+) -> Comparison:
+    """Measures each recipe with each seed.
+
+    Args:
+        recipes: Each with the name of its init and of its activation.
+        seeds: How many.
+        own: The recipe's own init, activation and depth.
+        overrides: What was typed.
+        keys: The tool's own keys.
+
+    Raises:
+        ConfigError: If the data or the model does not allow it.
+        SystemExit: With 130 or 143 if the process was told to end.
+    """
+    with progress(len(recipes) * seeds) as advance:
+        found = [measure(recipe, init, activation, seeds, advance) for init, activation, recipe in recipes]
+    return Comparison(found, own, overrides, keys)
