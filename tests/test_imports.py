@@ -58,7 +58,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "catalogue": ({"config", "hints"}, {"hydra", "omegaconf", "yaml"}),
     "help_page": ({"__init__", "catalogue", "config", "schema"}, {"hydra"}),
     "folder": (set(), {"omegaconf", "yaml"}),
-    "summary": (set(), {"rich"}),
+    "summary": ({"analysis"}, {"rich"}),
     "record": ({"folder", "own_code"}, {"omegaconf"}),
     "checkpoints": ({"folder"}, {"lightning"}),
     # a fit
@@ -88,7 +88,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "follower": ({"folder", "record", "run"}, set()),
     "predictor": ({"checkpoints", "config", "data", "fitting", "folder", "prepare", "run", "tasks"}, {"pandas"}),
     "job": (
-        {"catalogue", "checkout", "checkpoints", "config", "folder", "prepare", "record", "run", "summary"},
+        {"analysis", "catalogue", "checkout", "checkpoints", "config", "folder", "prepare", "record", "run", "summary"},
         {"hydra", "omegaconf"},
     ),
     "overrides": ({"catalogue", "folder", "job"}, {"hydra"}),
@@ -107,12 +107,15 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"hydra", "matplotlib", "omegaconf", "pydantic", "rich"},
     ),
     # what finished runs say: no torch
-    "analysis": ({"config", "folder"}, set()),
+    "analysis": ({"config", "folder"}, {"matplotlib"}),
     "tuning": (
         {"callbacks", "config", "fitting", "folder", "instrument", "prepare"},
         {"lightning", "matplotlib", "omegaconf"},
     ),
-    "tools": ({"config", "folder", "instrument", "predictor", "project", "tuning"}, {"omegaconf"}),
+    "tools": (
+        {"analysis", "config", "folder", "instrument", "predictor", "project", "tuning"},
+        {"matplotlib", "omegaconf"},
+    ),
     # a search: many runs; only its workers import torch
     "sweep": (
         {

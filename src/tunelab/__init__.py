@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 INSTRUMENTS = ("compare_inits", "find_batch_size", "find_lr", "show_schedule")
 """The tools that measure a recipe: `tunelab.find_lr("model=cnn", "optimizer=sgd")` gives what the command prints."""
 
-__all__ = ["INSTRUMENTS", "__version__", "conf_folder", "load", "main", "trust"]
+__all__ = ["INSTRUMENTS", "__version__", "conf_folder", "diagnose", "load", "main", "trust"]
 
 
 def conf_folder() -> Path:
@@ -27,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from tunelab.predictor import load
 
         return load
+    if name == "diagnose":
+        from tunelab.tools.diagnose import diagnose
+
+        return diagnose
     if name == "trust":
         from tunelab.own_code import trust
 

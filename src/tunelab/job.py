@@ -70,6 +70,10 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         sys.exit(1)
     except RunFailed as error:
         log.error("%s", error)
+        if RunFolder(folder).result.get("status") == "diverged":
+            from tunelab.analysis.telling import more
+
+            log.info("More: %s", more(folder))
         sys.exit(1)
     except KeyboardInterrupt as stop:
         if not keeps and not (folder / "config.yaml").exists():

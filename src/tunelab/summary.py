@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tunelab.analysis.telling import in_short
+
 
 def show_result(result: dict[str, Any], folder: Path) -> None:
     """Prints what a run ended with and what to type next.
@@ -23,6 +25,7 @@ def show_result(result: dict[str, Any], folder: Path) -> None:
     copied = {"run folder": shown}
     if (folder / "tensorboard").is_dir():
         copied["look at it"] = f"tensorboard --logdir {shlex.quote(shown)}"
+    copied |= in_short(folder)
     lines = rows(result)
     width = max(len(name) for name in [*copied, *(name for name, _ in lines)])
     table.add_column(min_width=width)
