@@ -128,6 +128,17 @@ RANGES = [
     ("clipping=agc clipping.eps=0", "be greater than 0", "clipping.eps=0.001"),
     ("clipping=percentile clipping.percentile=101", "be at most 100", "clipping.percentile=90.0"),
     ("clipping=percentile clipping.window_steps=5", "be at least 10", "clipping.window_steps=100"),
+    ("batch_growth=factor batch_growth.factor=1", "be greater than 1", "batch_growth.factor=1.5"),
+    ("batch_growth=factor batch_growth.every_epochs=0", "be at least 1", "batch_growth.every_epochs=5"),
+    ("batch_growth=factor batch_growth.maximum=0", "be at least 1", "batch_growth.maximum=1024"),
+    ("batch_growth=factor batch_growth.by=epochs", "be 'batch_size' or 'accumulation'", "batch_growth.by=accumulation"),
+    (
+        "batch_growth=factor batch_growth.lr_rule=cubic",
+        "be 'auto', 'linear', 'sqrt' or 'none'",
+        "batch_growth.lr_rule=auto",
+    ),
+    ("batch_growth=schedule batch_growth.after_epochs=10", "be a list", "batch_growth.after_epochs=[10,20]"),
+    ("batch_growth=schedule batch_growth.batch_sizes=128", "be a list", "batch_growth.batch_sizes=[128,256]"),
     ("data.val_fraction=1", "be less than 1", "data.val_fraction=0.1"),
     ("data.test_fraction=-0.1", "be at least 0", "data.test_fraction=0.1"),
     ("data.split_seed=-1", "be at least 0", "data.split_seed=0"),
@@ -319,9 +330,11 @@ def test_every_remedy_for_a_range_is_itself_accepted(compose: Compose, remedy: s
         "clipping.clip_value": ["clipping=value"],
         **{f"clipping.{key}": ["clipping=agc"] for key in ("clip_factor", "eps")},
         **{f"clipping.{key}": ["clipping=percentile"] for key in ("percentile", "window_steps")},
+        **{f"batch_growth.{key}": ["batch_growth=schedule"] for key in ("after_epochs", "batch_sizes")},
     }
     key = remedy.split("=")[0]
     part |= {key: ["augmentation=light"]} if group == "augmentation" else {}
+    part = {key: ["batch_growth=factor"]} | part if group == "batch_growth" else part
     member = [f"regularization=[{key.split('.')[1]}]"] if key.startswith("regularization.") else []
     cfg = compose(*part.get(key, []), *member, remedy)
     validate(cfg, [key])

@@ -65,7 +65,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "loggers": ({"folder"}, {"lightning", "tensorboard"}),
     "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
-    "callbacks": ({"folder", "loggers"}, {"lightning", "rich"}),
+    "callbacks": ({"folder", "loggers", "scaling"}, {"lightning", "rich"}),
     "profilers": ({"folder", "loggers"}, {"lightning", "rich"}),
     # what brings them together
     "ranks": (set(), set()),
@@ -140,7 +140,7 @@ SHARED = {
     "profilers": {"fit"},
     "schedules": {"warmup"},
     "regularizers": {"mixing"},
-    "tasks": {"batch_norm", "parts", "scored_weights", "supervised", "unwritten"},
+    "tasks": {"batch_norm", "parts", "scored_weights", "steps", "supervised", "unwritten"},
 }
 
 # no parts to choose from but one program in several files, which import each other as they need, without a cycle

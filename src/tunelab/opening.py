@@ -37,11 +37,14 @@ class Opening(Callback):
             return
         parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         choices = self.start.choices
-        threads, steps = counted(self.cfg.threads, "thread"), trainer.num_training_batches
+        growth = getattr(pl_module, "batch_growth", None)
+        threads, steps = counted(self.cfg.threads, "thread"), counted(trainer.num_training_batches, "step")
+        if growth and len(set(growth.steps)) > 1:
+            steps = f"{growth.steps[0]} to {growth.steps[-1]} steps"
         log.info(
             "%s · %s %s, %s parameters · %s lr %g · %s of %s · %s" + (" · %s" if trainer.world_size > 1 else ""),
             *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
-            *(choices.get("optimizer"), self.cfg.lr, counted(self.cfg.epochs, "epoch"), counted(steps, "step")),
+            *(choices.get("optimizer"), self.cfg.lr, counted(self.cfg.epochs, "epoch"), steps),
             threads if pl_module.device.type == "cpu" else pl_module.device,
             *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
         )

@@ -251,7 +251,7 @@ def knobs(cfg: DictConfig, start: Start) -> dict[str, float | str | bool]:
     for key, value in cfg.items():
         if not OmegaConf.is_config(value) and key not in ("repeat", "resume", "name"):
             values[str(key)] = value
-    for part in ("size", "model", "optimizer", "scheduler", "regularization", "clipping"):
+    for part in ("size", "model", "optimizer", "scheduler", "regularization", "clipping", "batch_growth"):
         for key, value in _leaves(cfg[part], part):
             name = key.rsplit(".", 1)[-1]
             if name not in cfg and (part == "size" or name not in cfg.size):  # or it would stand there twice

@@ -42,6 +42,7 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
         _clipping,
         _precision,
         _devices,
+        _growth,
         _sharded,
         _mixing,
         _kernel,
@@ -143,6 +144,62 @@ def _devices(values: dict[str, Any]) -> Iterator[str]:
             "`optimizer` must take as many gradients a step on every device, got lbfgs, which decides by what it "
             "meets. Try optimizer=adamw or trainer=cpu."
         )
+
+
+def _growth(values: dict[str, Any]) -> Iterator[str]:
+    growth, size, epochs = values["batch_growth"] or {}, values["batch_size"], values["epochs"]
+    if size == "full" and growth:
+        yield "`batch_growth` must be none with batch_size=full, which has no more to grow to. Try batch_size=64."
+        return
+    together, optimizer = values["trainer"].get("accumulate_grad_batches", 1), values["optimizer"].get("_target_", "")
+    if growth.get("by") == "accumulation" and (together > 1 or optimizer in SEVERAL_GRADIENTS):
+        name = SEVERAL_GRADIENTS.get(optimizer)
+        why = f"optimizer={name}, which asks for the gradient of a batch several times a step"
+        other = why if name else f"trainer.accumulate_grad_batches={together}"
+        yield f"`batch_growth.by` must not be accumulation with {other}. Try batch_growth.by=batch_size."
+    if (growth.get("maximum") or size) != size and growth["maximum"] < size:
+        yield (
+            f"`batch_growth.maximum` must be at least batch_size, got {growth['maximum']} with batch_size={size}. "
+            f"Try batch_growth.maximum={4 * size}."
+        )
+    if growth.get("every_epochs", 0) >= epochs > 1:
+        yield (
+            f"`batch_growth.every_epochs` must be less than epochs, got {growth['every_epochs']} with epochs={epochs}. "
+            f"Try batch_growth.every_epochs={max(1, epochs // 4)}."
+        )
+    if "batch_sizes" in growth and "after_epochs" in growth:
+        yield from _grown_sizes(growth, size, epochs, values["trainer"].get("devices", 1))
+
+
+def _grown_sizes(growth: dict[str, Any], start: int, epochs: int, devices: int) -> Iterator[str]:
+    after, sizes = growth["after_epochs"], growth["batch_sizes"]
+    if len(after) != len(sizes):
+        yield f"`batch_growth.batch_sizes` must be one for each of after_epochs, got {sizes} and {after}. Try as many."
+    if sorted(set(after)) != after or after[-1] >= epochs > 1:
+        thirds = sorted({max(1, epochs // 3), max(1, 2 * epochs // 3)})
+        yield (
+            f"`batch_growth.after_epochs` must ascend and be less than epochs, got {after} with epochs={epochs}. "
+            f"Try {_list('after_epochs', thirds)}."
+        )
+    if sorted({start, *sizes}) != [start, *sizes]:
+        doubled = [start * 2 ** (i + 1) for i in range(len(sizes))]
+        yield (
+            f"`batch_growth.batch_sizes` must ascend from batch_size, got {sizes} with batch_size={start}. "
+            f"Try {_list('batch_sizes', doubled)}."
+        )
+        return
+    slow = growth.get("by") == "accumulation"
+    whole, what = (start, f"batch_size={start}") if slow else (devices, f"the {devices} devices that share them")
+    if wrong := [size for size in sizes if size % whole]:
+        rounded = [-(-size // whole) * whole for size in sizes]
+        yield (
+            f"`batch_growth.batch_sizes` must be divisible by {what}, got {wrong[0]}. "
+            f"Try {_list('batch_sizes', rounded)}."
+        )
+
+
+def _list(key: str, numbers: list[int]) -> str:
+    return f"'batch_growth.{key}=[{','.join(map(str, numbers))}]'"
 
 
 WHOLE_MATRICES = ("sam.SAM", "muon.Muon", "Lamb", "Adafactor")

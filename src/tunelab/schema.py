@@ -176,6 +176,18 @@ class Clipping(Part):
     window_steps: Annotated[int, Field(ge=10, le=1000)] = Field(100, examples=[100])
 
 
+class BatchGrowth(Part):
+    """conf/batch_growth."""
+
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(1.5, examples=[1.5])
+    every_epochs: Count = Field(5, examples=[5])
+    maximum: Count | None = Field(None, examples=[1024])
+    after_epochs: Annotated[list[Count], Field(min_length=1)] = Field([10, 20], examples=["[10,20]"])
+    batch_sizes: Annotated[list[Count], Field(min_length=1)] = Field([128, 256], examples=["[128,256]"])
+    by: Literal["batch_size", "accumulation"] = Field("batch_size", examples=["accumulation"])
+    lr_rule: Literal["auto", "linear", "sqrt", "none"] = Field("auto", examples=["auto"])
+
+
 class Callback(Part):
     """conf/callbacks."""
 
@@ -280,6 +292,7 @@ class Recipe(BaseModel):
     regularization: dict[str, Regularizer]
     augmentation: Augmentation | None
     clipping: Clipping | None
+    batch_growth: BatchGrowth | None
     data: Data
     trainer: Trainer
 

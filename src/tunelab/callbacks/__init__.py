@@ -1,5 +1,6 @@
 """Measuring and acting during a fit, one file per quantity."""
 
+from tunelab.callbacks.batch_growth import GrowthByFactor, GrowthBySchedule
 from tunelab.callbacks.checkpoint import Checkpoint
 from tunelab.callbacks.clock import Clock
 from tunelab.callbacks.dead_units import DeadUnits
@@ -24,6 +25,8 @@ __all__ = [
     "Facts",
     "Finite",
     "Gradients",
+    "GrowthByFactor",
+    "GrowthBySchedule",
     "Histograms",
     "Interrupted",
     "Interrupts",

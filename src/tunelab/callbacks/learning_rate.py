@@ -12,7 +12,8 @@ from tunelab.loggers import is_written, write
 class LearningRate(Callback):
     """Writes `lr` once per logging interval, or `lr/<group>` for each parameter group where they differ.
 
-    It shows the schedule as it was run: a warm-up as a ramp, a plateau's falls as steps.
+    It shows the schedule as it was run: a warm-up as a ramp, a plateau's falls as steps. Beside it stands `batch_size`,
+    the examples of a step, where it grows.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -25,4 +26,5 @@ class LearningRate(Callback):
             metrics = {"lr": next(iter(rates.values()))}
         else:
             metrics = {f"lr/{name}": rate for name, rate in rates.items()}
-        write(trainer, metrics, step)
+        growth = getattr(pl_module, "batch_growth", None)
+        write(trainer, metrics | ({"batch_size": growth.now} if growth else {}), step)

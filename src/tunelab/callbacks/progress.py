@@ -56,7 +56,8 @@ class Progress(ProgressBar):
                 auto_refresh=False,
                 expand=True,
             )
-            total = trainer.num_training_batches * trainer.max_epochs
+            growth = getattr(pl_module, "batch_growth", None)
+            total = sum(growth.batches) if growth else trainer.num_training_batches * trainer.max_epochs
             self._row = self._bar.add_task("", total=total, metrics="")
             self._bar.start()
             self._show(trainer, pl_module)

@@ -107,6 +107,10 @@ class MemoryLoader:
     def __len__(self) -> int:
         return math.ceil(len(self.sampler) / self.batch_size)
 
+    def set_batch_size(self, batch_size: int) -> None:
+        """Has the epochs from the next on in batches of another size."""
+        self.batch_size = batch_size
+
     def skip(self, batches: int) -> None:
         """Begins the next epoch behind its first batches."""
         self.sampler.skipped = batches * self.batch_size

@@ -69,6 +69,12 @@ class WorkerLoader:
                 raise batch
             yield batch
 
+    def set_batch_size(self, batch_size: int) -> None:
+        """Has the epochs from the next on in batches of another size."""
+        self.batch_size = batch_size
+        sampler: Any = self.loader.batch_sampler
+        sampler.batch_size = batch_size  # what the loader goes by; its own attribute cannot be set
+
     def skip(self, batches: int) -> None:
         """Begins the next epoch behind its first batches."""
         self.sampler.skipped = batches * self.batch_size

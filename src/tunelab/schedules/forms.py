@@ -27,29 +27,28 @@ def constant(timeline: Timeline) -> Factor | None:
 def step(timeline: Timeline, *, every_epochs: int, factor: float) -> Factor:
     """The lr falls by a factor every so many epochs.
 
-    lr(t) = lr * factor ^ floor(t / (every_epochs * steps_per_epoch))
+    lr(t) = lr * factor ^ floor(epochs(t) / every_epochs)
 
     Args:
         timeline: Of the run.
         every_epochs: Epochs between two falls, counted from the start of the run.
         factor: What each fall multiplies by, in (0, 1).
     """
-    every = every_epochs * timeline.steps_per_epoch
-    return lambda t: factor ** (t // every)
+    return lambda t: factor ** (timeline.epochs(t) // every_epochs)
 
 
 @with_warmup
 def multistep(timeline: Timeline, *, milestone_fractions: Sequence[float], factor: float) -> Factor:
     """The lr falls by a factor at given points of the run.
 
-    lr(t) = lr * factor ^ (number of milestones m with t >= m * T, and t > 0)
+    lr(t) = lr * factor ^ (number of milestones m with t >= step(m), and t > 0)
 
     Args:
         timeline: Of the run.
-        milestone_fractions: Shares of the run, from its start, in (0, 1).
+        milestone_fractions: Shares of the run's epochs, from its start, in (0, 1).
         factor: What each fall multiplies by, in (0, 1).
     """
-    milestones = sorted(max(1, round(share * timeline.total_steps)) for share in milestone_fractions)
+    milestones = sorted(max(1, timeline.step_at(share)) for share in milestone_fractions)
     return lambda t: factor ** bisect_right(milestones, t)
 
 
@@ -57,13 +56,13 @@ def multistep(timeline: Timeline, *, milestone_fractions: Sequence[float], facto
 def exponential(timeline: Timeline, *, factor: float) -> Factor:
     """The lr falls a little at each step, by the same factor over each epoch.
 
-    lr(t) = lr * factor ^ ((t - w) / steps_per_epoch)
+    lr(t) = lr * factor ^ (epochs from w to t)
 
     Args:
         timeline: Of the run.
         factor: What each epoch after the warm-up multiplies by, in (0, 1).
     """
-    return lambda t: factor ** (max(0, t - timeline.warmup_steps) / timeline.steps_per_epoch)
+    return lambda t: factor ** timeline.epochs(max(t, timeline.warmup_steps), timeline.warmup_steps)
 
 
 @with_warmup

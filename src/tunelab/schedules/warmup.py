@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate
 
@@ -25,16 +26,37 @@ class Timeline:
         steps_per_epoch: Of an epoch.
         warmup_steps: w, of the warm-up.
         lr: What the factors multiply; None where the optimizer does not say.
+        epoch_starts: The first step of each epoch and the number of all, where epochs differ in length.
     """
 
     total_steps: int
     steps_per_epoch: int
     warmup_steps: int
     lr: float | None
+    epoch_starts: Sequence[int] = ()
 
     def progress(self, step: int) -> float:
         """Share done of the way from the end of the warm-up to the end of the run: it stays 1 after that."""
         return share_done(step, self.warmup_steps, self.total_steps)
+
+    def epochs(self, step: int, since: int = 0) -> float:
+        """Epochs from one step to another, the last of them in part; no run is longer than its epochs."""
+        if not self.epoch_starts:
+            return (step - since) / self.steps_per_epoch
+        return self._epoch(step) - self._epoch(since)
+
+    def _epoch(self, step: int) -> float:
+        epoch = min(bisect_right(self.epoch_starts, step), len(self.epoch_starts) - 1) - 1
+        first, following = self.epoch_starts[epoch : epoch + 2]
+        return epoch + (step - first) / (following - first)
+
+    def step_at(self, share: float) -> int:
+        """The step at which this share of the run's epochs is over."""
+        if not self.epoch_starts:
+            return round(share * self.total_steps)
+        epoch, part = divmod(share * (len(self.epoch_starts) - 1), 1)
+        first, following = self.epoch_starts[int(epoch) : int(epoch) + 2]
+        return round(first + part * (following - first))
 
     def floor(self, eta_min: float) -> float:
         """The lowest lr as a factor: a group with a multiple of the lr ends at the same multiple of it."""
@@ -76,8 +98,9 @@ def with_warmup(form: Callable[Concatenate[Timeline, ...], Factor | None]) -> Ca
         form: Given a timeline and keys, returns the factor of each step, 1 where the warm-up ends; None for no factor.
 
     Returns:
-        A function of `optimizer`, `total_steps`, `steps_per_epoch`, `warmup_steps`, `warmup_fraction` and the form's
-        keys. It returns a scheduler to be stepped after each optimizer step, or None where there is nothing to do.
+        A function of `optimizer`, `total_steps`, `steps_per_epoch`, `warmup_steps`, `warmup_fraction`, `epoch_starts`
+        and the form's keys. It returns a scheduler to be stepped after each optimizer step, or None where there is
+        nothing to do.
     """
 
     @functools.wraps(form)
@@ -88,12 +111,15 @@ def with_warmup(form: Callable[Concatenate[Timeline, ...], Factor | None]) -> Ca
         steps_per_epoch: int,
         warmup_steps: int = 0,
         warmup_fraction: float = 0.0,
+        epoch_starts: Sequence[int] = (),
         **keys: Any,
     ) -> LRScheduler | None:
         warmup = warmup_length(total_steps, warmup_steps, warmup_fraction)
-        factor = form(Timeline(total_steps, steps_per_epoch, warmup, optimizer.defaults.get("lr")), **keys)
+        lr = optimizer.defaults.get("lr")
+        factor = form(Timeline(total_steps, steps_per_epoch, warmup, lr, epoch_starts), **keys)
         if factor is None:
             return LambdaLR(optimizer, lambda t: ramp(t, warmup)) if warmup else None
         return LambdaLR(optimizer, lambda t: ramp(t, warmup) * factor(t))
 
+    del schedule.__wrapped__  # its parameters are those of a schedule, not of the form
     return schedule

@@ -116,22 +116,24 @@ def try_model(model: nn.Module, spec: DataSpec) -> None:
         )
 
 
-def check_last_batch(model: nn.Module, batches: Any, spec: DataSpec) -> None:
+def check_last_batch(model: nn.Module, batches: Any, spec: DataSpec, sizes: Iterable[int] = ()) -> None:
     """Refuses an epoch that ends in one example, if the model's batch norms find no variance in it.
 
     Args:
         model: The model.
         batches: A training loader; not judged unless it has a `sampler` and a `batch_size`.
         spec: What the data says of itself.
+        sizes: The batch sizes that its own will grow to, if it grows.
 
     Raises:
         ConfigError: With a batch size that leaves more.
     """
-    size, sampler = getattr(batches, "batch_size", None), getattr(batches, "sampler", None)
-    if not size or not isinstance(sampler, Sized) or getattr(batches, "drop_last", False):
+    own, sampler = getattr(batches, "batch_size", None), getattr(batches, "sampler", None)
+    if not own or not isinstance(sampler, Sized) or getattr(batches, "drop_last", False):
         return
     examples = len(sampler)
-    if size > 1 and examples % size != 1:
+    size = next((size for size in sizes or [own] if size == 1 or examples % size == 1), None)
+    if size is None:
         return
     try:
         copy.deepcopy(model).train()(torch.zeros(1, *spec.input_shape))
@@ -140,8 +142,9 @@ def check_last_batch(model: nn.Module, batches: Any, spec: DataSpec) -> None:
             raise
         better = next(n for n in range(size + 1, examples + 2) if examples % n != 1)
         raise ConfigError(
-            "`batch_size` must leave at least two examples for the last batch, or batch norms find no variance in it, "
-            f"got {size} for {examples} examples. Try batch_size={better}."
+            f"`{'batch_growth' if sizes else 'batch_size'}` must leave at least two examples for the last batch, or "
+            f"batch norms find no variance in it, got {size} for {examples} examples. "
+            f"Try {'batch_growth.by=accumulation' if sizes else f'batch_size={better}'}."
         ) from None
 
 

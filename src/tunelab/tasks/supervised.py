@@ -33,6 +33,7 @@ from tunelab.tasks.parts import (
     try_model,
 )
 from tunelab.tasks.scored_weights import ScoredWeights
+from tunelab.tasks.steps import run_lengths, weight_in_step
 from tunelab.tasks.unwritten import Unwritten
 
 log = logging.getLogger("tunelab")
@@ -70,6 +71,7 @@ class SupervisedTask(LightningModule):
         clipping: Limits the gradients of the parameters it is given; None for no limit.
         metrics: Makes each metric; logged as val/<name> and test/<name>.
         seed: What dropout and everything else random in a step follows from, together with the step.
+        batch_growth: Gives each epoch its batch size; None for one and the same.
         compile: Whether torch.compile makes the model faster.
     """
 
@@ -87,6 +89,7 @@ class SupervisedTask(LightningModule):
         metrics: Mapping[str, Callable[..., Metric]],
         seed: int,
         augmentation: Any = None,
+        batch_growth: Any = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ class SupervisedTask(LightningModule):
         self._penalizing = [r for r in regularization.values() if hasattr(r, "penalty")]
         self._weighing = [r for r in regularization.values() if hasattr(r, "step_weights")]
         self.scored_weights = ScoredWeights([r for r in regularization.values() if hasattr(r, "swap")])
-        self.augmentation, self.compiled = augmentation, compile
+        self.augmentation, self.batch_growth, self.compiled = augmentation, batch_growth, compile
         self.clipping, self.make_metrics, self.seed = clipping, metrics, seed
         self.model: nn.Module | None = None
         self.spec: DataSpec | None = None
@@ -211,19 +214,20 @@ class SupervisedTask(LightningModule):
         )
 
     def configure_callbacks(self) -> list[Callback]:
-        return [r for r in self._named.values() if isinstance(r, Callback)]
+        return [r for r in (*self._named.values(), self.batch_growth) if isinstance(r, Callback)]
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
+        assert self.spec is not None
         keywords = getattr(self.make_optimizer, "keywords", {})
         decay, lr = keywords.get("weight_decay", 0.0), keywords.get("lr")
         groups = call("parameter_groups", self.make_groups, self.model, weight_decay=decay, lr=lr)
         optimizer = call("optimizer", self.make_optimizer, groups)
-        self.total_steps = int(self.trainer.estimated_stepping_batches)
-        assert self.trainer.max_epochs is not None
-        steps_per_epoch = max(1, self.total_steps // self.trainer.max_epochs)
-        lengths = {"total_steps": self.total_steps, "steps_per_epoch": steps_per_epoch}
+        lengths = run_lengths(self.trainer, self.batch_growth, self.make_scheduler, self.model, self.spec)
+        self.total_steps = lengths["total_steps"]
         scheduler = call("scheduler", self.make_scheduler, optimizer, **lengths)
+        if self.batch_growth is not None:
+            scheduler = self.batch_growth.follow(scheduler, optimizer, keywords.get("base", "sgd"))
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -247,10 +251,7 @@ class SupervisedTask(LightningModule):
         self._seed_step(batch_idx)
         loss, plain = self.training_loss(batch)
         self.unwritten.add_loss(plain, batch_idx)
-        full, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        last = batches % full if full > 1 and math.isfinite(batches) else 0
-        # an epoch's last step is the mean of the batches that it has; Lightning divides each by a full count
-        return loss * (full / last) if last and batch_idx >= batches - last else loss
+        return loss * weight_in_step(self.trainer, batch_idx) if self.trainer.accumulate_grad_batches > 1 else loss
 
     def _seed_step(self, batch_idx: int) -> None:
         # dropout follows from (seed, epoch, batch): a resumed run draws the same; 1 µs, where manual_seed takes 140
