@@ -1,0 +1,263 @@
+"""A zoo of runs: healthy ones of each model, and each fault on several of them, made as a user would make it.
+
+A case is a fault on a base recipe; it is run with several seeds. Data are spoilt through csv files where the base reads
+a table, and through a data module of one's own where it reads images.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import datasets
+
+LEAN = ("threads=1", "test=false", "logger=[csv]", "callbacks=[finite,gradients,updates,dead_units,lr]")
+QUIET = ("trainer.enable_progress_bar=false",)
+
+BASES: dict[str, tuple[str, ...]] = {
+    "digits-mlp": ("experiment=digits_mlp", "size=small", "epochs=20"),
+    "digits-sgd": ("data=digits", "model=mlp", "size=small", "optimizer=momentum", "epochs=20"),
+    "digits-cnn": ("experiment=digits_cnn", "epochs=12"),
+    "plain-cnn": ("data=digits", "model=cnn", "size=small", "model.normalization=none", "lr=3e-3", "epochs=15"),
+    "cancer-mlp": ("experiment=breast_cancer_mlp", "size=small"),
+    "diabetes-mlp": ("experiment=diabetes_mlp",),
+    "iris-mlp": ("data=iris", "model=mlp", "size=tiny", "batch_size=16", "lr=3e-3", "epochs=40"),
+    "friedman-mlp": ("experiment=friedman_mlp", "size=small", "epochs=40"),
+    "waves-transformer": ("experiment=waves_transformer", "size=tiny", "size.depth=2", "epochs=20"),
+    "tiny-vit": ("experiment=digits_vit", "size=tiny", "epochs=40"),
+    "digits-csv": ("data=csv", "model=mlp", "size=small", "regularization=[dropout]", "lr=2e-3", "epochs=20"),
+    "cancer-csv": ("data=csv", "model=mlp", "size=small", "activation=tanh", "epochs=30"),
+}
+"""What the faults are made on; each is healthy itself."""
+
+EXPERIMENTS = (
+    "breast_cancer_mlp", "diabetes_mlp", "digits_mlp", "digits_resnet", "friedman_mlp", "moons_mlp", "wine_mlp",
+)  # fmt: skip
+"""Of the catalogue's own recipes, whose files report their scores, those of a few seconds; bases shorten the others.
+
+Not iris_mlp: lbfgs is done after an epoch of its 20, and what follows raises the validation loss ninefold, which nobody
+would call healthy.
+"""
+
+SGD = "digits-sgd"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault on a base recipe.
+
+    Args:
+        fault: What was done; `healthy` if nothing was.
+        base: To which recipe.
+        overrides: The whole command line, apart from the seed and the data file.
+        accepted: The names of the verdicts that are right as the first.
+        table: How the rows of a csv file are spoilt, or None if the base reads no file.
+    """
+
+    fault: str
+    base: str
+    overrides: tuple[str, ...]
+    accepted: tuple[str, ...]
+    table: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.fault}--{self.base}"
+
+
+ACCEPTED: dict[str, tuple[str, ...]] = {
+    "lr_times_100": ("lr_too_high", "diverged"),  # a run that became NaN did diverge; both say lr/10
+    "lr_over_1000": ("lr_too_low",),
+    "labels_shuffled": ("labels_random",),
+    "sorted_data": ("data_not_shuffled",),
+    "few_samples": ("too_few_examples",),
+    "model_too_small": ("model_too_small",),
+    "too_few_epochs": ("too_few_epochs",),
+    "too_many_epochs": ("overfit", "too_many_epochs"),  # rising after its minimum, or just not falling any more
+    "exploding_init": ("exploding_signal",),
+    "vanishing_stack": ("vanishing_signal",),
+    "dead_relu": ("dead_units",),
+    "clipping_too_low": ("clipped_too_often",),
+    "frozen_head": ("layer_stands_still",),
+    "val_is_train": ("val_in_train",),
+    "healthy": (),
+}
+"""What is right as the first verdict; two names only where they say the same to the user, with the reason."""
+
+
+def lr_of(base: str) -> float:
+    """The lr of a base recipe."""
+    return {
+        "digits-mlp": 2e-3, SGD: 0.03, "digits-cnn": 5e-3, "plain-cnn": 3e-3, "cancer-mlp": 1e-3,
+        "friedman-mlp": 3e-3, "waves-transformer": 2e-3,
+    }[base]  # fmt: skip
+
+
+CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
+    "lr_times_100": {
+        base: (f"lr={100 * lr_of(base):g}",)
+        for base in ("digits-mlp", SGD, "digits-cnn", "cancer-mlp", "friedman-mlp", "waves-transformer")
+    },
+    "lr_over_1000": {
+        base: (f"lr={lr_of(base) / 1000:g}",)
+        for base in ("digits-mlp", SGD, "digits-cnn", "cancer-mlp", "friedman-mlp", "waves-transformer")
+    },
+    "model_too_small": {
+        "digits-mlp": ("size.width=2",),
+        SGD: ("size.width=2", "size.depth=1"),
+        "digits-cnn": ("size.width=2", "size.depth=1"),
+        "friedman-mlp": ("size.width=1", "size.depth=1"),
+    },
+    "too_few_epochs": {
+        "digits-mlp": ("epochs=2",),
+        SGD: ("epochs=1",),
+        "digits-cnn": ("epochs=1",),
+        "friedman-mlp": ("epochs=3",),
+        "waves-transformer": ("epochs=3",),
+        "cancer-mlp": ("epochs=3",),
+    },
+    "too_many_epochs": {
+        "digits-mlp": ("epochs=200", "regularization=[]", "dropout=0", "scheduler=constant"),
+        "cancer-mlp": ("epochs=400", "lr=3e-3", "scheduler=constant"),
+        "friedman-mlp": ("epochs=300", "size=base", "regularization=[]", "scheduler=constant"),
+        "waves-transformer": ("model=mlp", "size=small", "epochs=60", "init=default"),
+        "diabetes-mlp": ("size=base", "regularization=[]", "dropout=0", "epochs=200"),
+    },
+    "exploding_init": {
+        "digits-mlp": ("init=normal", "init.std=1", "size.depth=4"),
+        "plain-cnn": ("init=normal", "init.std=1", "size.depth=4"),
+        "friedman-mlp": ("init=normal", "init.std=1", "size.depth=5"),
+        SGD: ("init=normal", "init.std=0.5", "size.depth=6"),
+    },
+    "vanishing_stack": {
+        "digits-mlp": ("activation=sigmoid", "init=default", "size.depth=8"),
+        "plain-cnn": ("activation=sigmoid", "size.depth=6"),
+        SGD: ("activation=sigmoid", "size.depth=8"),
+        "cancer-mlp": ("activation=sigmoid", "init=default", "size.depth=10"),
+    },
+    "dead_relu": dict.fromkeys(
+        ("digits-mlp", "plain-cnn", SGD, "cancer-mlp"),
+        ("init=default", "init._target_=benchmarks.diagnosis_parts.biased", "+init.bias=-10", "activation=relu"),
+    ),
+    "clipping_too_low": {
+        SGD: ("clipping=norm", "clipping.max_norm=0.001"),
+        "digits-mlp": ("optimizer=sgd", "clipping=norm", "clipping.max_norm=0.001", "lr=0.1"),
+        "digits-cnn": ("optimizer=momentum", "clipping=norm", "clipping.max_norm=0.001", "lr=0.03"),
+        "friedman-mlp": ("clipping=norm", "clipping.max_norm=0.0001"),
+    },
+    "frozen_head": dict.fromkeys(
+        ("digits-mlp", "digits-cnn", "friedman-mlp", "waves-transformer"),
+        ("parameter_groups.rules=[{match: head.*, lr: 0}]",),
+    ),
+}
+"""The overrides of each fault that overrides make, by the base."""
+
+OF_DATA = {
+    "labels_shuffled": (),
+    "sorted_data": ("data.shuffle=false",),
+    "few_samples": ("batch_size=16",),
+    "val_is_train": (),
+}
+"""The faults of the data, and what else they need."""
+
+IMAGES = {
+    "labels_shuffled": "labels_shuffled",
+    "sorted_data": "sorted",
+    "few_samples": "few",
+    "val_is_train": "val_in_train",
+}
+
+
+def cases() -> list[Case]:
+    """All of them, healthy ones last."""
+    made = [
+        Case(fault, base, (*BASES[base], *changes), ACCEPTED[fault])
+        for fault, by_base in CHANGES.items()
+        for base, changes in by_base.items()
+    ]
+    for fault, also in OF_DATA.items():
+        images = ("data._target_=benchmarks.diagnosis_parts.FaultyImages", f"+data.fault={IMAGES[fault]}")
+        made.append(Case(fault, "digits-cnn", (*BASES["digits-cnn"], *images, *also), ACCEPTED[fault]))
+        for base in ("digits-csv", "cancer-csv"):
+            made.append(Case(fault, base, (*BASES[base], *also), ACCEPTED[fault], table=fault))
+    for base, overrides in BASES.items():
+        if overrides == (f"experiment={base.replace('-', '_')}",):
+            continue  # it is among the experiments
+        made.append(Case("healthy", base, overrides, (), table="healthy" if base.endswith("-csv") else None))
+    made += [Case("healthy", name, (f"experiment={name}",), ()) for name in EXPERIMENTS]
+    return made
+
+
+def aside(of: list[Case]) -> set[str]:
+    """The names of a third of the cases of each fault, to be kept aside while thresholds are chosen: by their hash."""
+    chosen: set[str] = set()
+    for fault in ACCEPTED:
+        by_hash = sorted(
+            (case.name for case in of if case.fault == fault), key=lambda name: hashlib.sha256(name.encode()).digest()
+        )
+        chosen.update(by_hash[: round(len(by_hash) / 3)])
+    return chosen
+
+
+def command(case: Case, seed: int, folder: Path) -> list[str]:
+    """The overrides of a run; writes the file that it reads, if it reads one.
+
+    Args:
+        case: Of which.
+        seed: Of the run, and of how its data are spoilt.
+        folder: For the file.
+    """
+    overrides = [*case.overrides, f"seed={seed}", *LEAN, *QUIET]
+    if case.table is not None:
+        path = folder / f"{case.name}-{seed}.csv"
+        parts = write_table(path, case.base, case.table, seed)
+        overrides += [f"data.path='{path}'", "data.target=label", *(["data.split_column=part"] if parts else [])]
+    return overrides
+
+
+def write_table(path: Path, base: str, fault: str, seed: int) -> bool:
+    """Writes the rows of a data set, spoilt.
+
+    Args:
+        path: Of the csv file.
+        base: digits-csv or cancer-csv.
+        fault: labels_shuffled, sorted_data, few_samples, val_is_train or healthy.
+        seed: Of what is drawn.
+
+    Returns:
+        Whether a column says which part a row is in.
+    """
+    bunch = datasets.load_digits() if base == "digits-csv" else datasets.load_breast_cancer()
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(bunch.target))
+    inputs, labels = bunch.data[order], bunch.target[order]
+    spoil: dict[str, Callable[[], tuple[Any, Any, list[str]]]] = {
+        "healthy": lambda: (inputs, labels, []),
+        "labels_shuffled": lambda: (inputs, rng.permutation(labels), []),
+        "sorted_data": lambda: (*_sorted(inputs, labels), []),
+        "few_samples": lambda: (inputs, labels, ["train"] * 50 + ["val"] * (len(labels) - 50)),
+        "val_is_train": lambda: (
+            np.concatenate([inputs, inputs]),
+            np.concatenate([labels, labels]),
+            ["train"] * len(labels) + ["val"] * len(labels),
+        ),
+    }
+    inputs, labels, parts = spoil[fault]()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*(f"x{i}" for i in range(inputs.shape[1])), "label", *(["part"] if parts else [])])
+        for index, (row, label) in enumerate(zip(inputs.tolist(), labels.tolist(), strict=True)):
+            writer.writerow([*row, f"class{label}", *(parts[index : index + 1])])
+    return bool(parts)
+
+
+def _sorted(inputs: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    order = np.argsort(labels, kind="stable")
+    return inputs[order], labels[order]

@@ -1,0 +1,292 @@
+"""Faults of the pace and the length of learning, and of a model's size: what the losses' curves show."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from tunelab.analysis.evidence import Curve, Evidence
+from tunelab.analysis.readings import (
+    at_half,
+    at_the_end,
+    between,
+    by_epoch,
+    dial,
+    fact,
+    knowing_nothing,
+    lowest,
+    number,
+    paces,
+    ran_to_its_end,
+    share,
+)
+from tunelab.analysis.verdict import Verdict
+from tunelab.errors import counted
+
+ROSE = 1.25
+"""Times the loss of the first batch: a mean above it, later on, says that steps did harm."""
+
+OVERWRITING = 0.05
+"""Of a layer that a step moves: twenty of them write it anew. Healthy are up to 0.02, with momentum or Muon 0.03."""
+
+JUMP = 0.1
+"""Of the loss of knowing nothing that validation may rise from one epoch to the next, once in a run."""
+
+STUCK = 0.5
+"""Of the loss of knowing nothing: above it at the end, little was learned."""
+
+CRAWLING, HEALTHY_PACE = 3e-4, 2e-3
+"""Of a layer that a step moves at the peak of the lr: below the first it hardly moves; the second is usual."""
+
+STILL_FALLING, LEFT = 0.03, 0.08
+"""Of the loss of knowing nothing: that validation fell by in the second half of the run, and that was left at its end.
+
+A decaying lr has healthy runs fall by 0.02 to the end, and by 0.03 down to a loss that is next to nothing.
+"""
+
+HIGH, HARDLY = 0.1, 0.8
+"""Of the loss of knowing nothing that is left at the end: much for a small model, and for any."""
+
+FEW_PARAMETERS = 0.2
+"""Times the training examples."""
+
+RISEN = 0.1
+"""Of the loss of knowing nothing that validation has risen above its minimum."""
+
+SETTLED, CLOSE = 0.15, 0.02
+"""Share of the epochs after which nothing came that counts: 0.02 of the loss of knowing nothing, or one example.
+
+Healthy runs under a cosine settle after a fifth to three quarters."""
+
+
+def diverged(evidence: Evidence) -> Verdict | None:
+    """A loss or a weight that became NaN or Inf."""
+    if evidence.result.get("status") != "diverged":
+        return None
+    return Verdict(
+        "diverged",
+        "The run diverged.",
+        " ".join(str(evidence.result.get("message") or "").split()) or f"at step {evidence.result.get('steps')}",
+        0.98,
+        _times_lr(evidence, 0.1),
+        "Take smaller steps: a lower lr, a warm-up, or clipping.",
+    )
+
+
+def lr_too_high(evidence: Evidence) -> Verdict | None:
+    """Steps so large that the loss rises, jumps, or stays where it was."""
+    train, val = by_epoch(evidence.curve("train/loss")), by_epoch(evidence.curve("val/loss"))
+    nothing = knowing_nothing(evidence)
+    if not len(train) or nothing is None:
+        return None
+    pace = paces(evidence)
+    if len(pace) and max(pace.values) < CRAWLING:
+        return None  # what hardly moves does no harm: dropout and small batches make such losses
+    begun, seen, certainty = max(nothing, fact(evidence, "first_loss") or 0.0), [], 0.0
+    top = max(range(len(train)), key=train.values.__getitem__)
+    if train.values[top] > ROSE * begun:
+        seen.append(
+            f"the training loss rose to {number(train.values[top])} by step {train.steps[top]}; the first batch had "
+            f"{number(begun)}"
+        )
+        certainty = between(train.values[top] / begun, ROSE, 2 * ROSE, (0.75, 0.97))
+    jumps = [(after - before, step) for before, after, step in _moves(val) if after - before > JUMP * nothing]
+    fastest = max(range(len(pace)), key=pace.values.__getitem__) if len(pace) else None
+    fast = fastest is not None and pace.values[fastest] > OVERWRITING
+    stuck = bool(len(val)) and at_the_end(val) > STUCK * nothing
+    if len(jumps) > 1:
+        jump, step = max(jumps)
+        seen.append(f"the validation loss jumped {len(jumps)} times, by {number(jump)} up to step {step}")
+        certainty = max(certainty, 0.75)
+    if fast and (stuck or jumps):
+        seen.append(
+            f"a step moved the middle layer by {share(pace.values[fastest or 0])} of its weights "
+            f"(step {pace.steps[fastest or 0]}; 0.1 % is usual)"
+        )
+        certainty = max(certainty + 0.1, 0.85) if certainty else 0.85
+    if not seen:
+        return None
+    return Verdict(
+        "lr_too_high",
+        "The lr is too high: steps overshoot.",
+        "; ".join(seen),
+        min(certainty, 0.98),
+        _times_lr(evidence, 0.1),
+        "find_lr.py measures where it should be.",
+    )
+
+
+def lr_too_low(evidence: Evidence) -> Verdict | None:
+    """Steps so small that the weights hardly move and most of the loss is left."""
+    pace, val, nothing = paces(evidence), by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence)
+    curve = val if len(val) else by_epoch(evidence.curve("train/loss"))
+    if not len(pace) or not len(curve) or nothing is None:
+        return None
+    fastest, left = max(pace.values), at_the_end(curve)
+    if not 0 < fastest < CRAWLING or left < STUCK * nothing:
+        return None
+    factor = min(1000.0, max(10.0, HEALTHY_PACE / fastest))
+    return Verdict(
+        "lr_too_low",
+        "The lr is too low: the weights hardly move.",
+        f"at its peak a step moved the middle layer by {number(fastest)} of its weights (1e-3 is usual); after "
+        f"{curve.steps[-1]} steps the loss is {number(left)}, where knowing nothing gives {number(nothing)}",
+        between(CRAWLING / fastest, 1.0, 5.0),
+        _times_lr(evidence, factor),
+        "find_lr.py measures where it should be.",
+    )
+
+
+def too_few_epochs(evidence: Evidence) -> Verdict | None:
+    """Validation that was still improving when the run ended."""
+    val, nothing = by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence)
+    if not len(val) or nothing is None or not ran_to_its_end(evidence):
+        return None
+    middle, end = at_half(val, max(nothing, fact(evidence, "first_loss") or 0.0)), val.values[-1]
+    fell = middle - end
+    if fell < STILL_FALLING * nothing or end < LEFT * nothing:
+        return None
+    epochs = int(evidence.result["epochs"])
+    more = 2 if epochs >= 10 else max(3, round(20 / epochs))
+    return Verdict(
+        "too_few_epochs",
+        "The run ended too early: validation was still improving.",
+        f"in the second half of its {counted(epochs, 'epoch')} the validation loss fell from {number(middle)} to "
+        f"{number(end)}, {share(fell / nothing)} of what knowing nothing gives ({number(nothing)})",
+        between(fell / nothing, STILL_FALLING, 3 * STILL_FALLING, (0.65, 0.95)),
+        (f"epochs={more * epochs}",),
+        "Train longer.",
+    )
+
+
+def model_too_small(evidence: Evidence) -> Verdict | None:
+    """Training and validation both high and no longer falling: the model cannot do better."""
+    train, val = by_epoch(evidence.curve("train/loss")), by_epoch(evidence.curve("val/loss"))
+    nothing, examples = knowing_nothing(evidence), fact(evidence, "train_examples")
+    parameters = fact(evidence, "parameters")
+    if not len(train) or not len(val) or nothing is None or examples is None or parameters is None:
+        return None
+    high, low = at_the_end(val), at_the_end(train)
+    few = parameters < FEW_PARAMETERS * examples
+    if not few or high < HIGH * nothing or low < HIGH * nothing or high - low > HIGH * nothing:
+        return None
+    return Verdict(
+        "model_too_small",
+        "The model is too small: training and validation are both high.",
+        f"{parameters:.0f} parameters for {examples:.0f} examples; at the end the training loss is {number(low)}, the "
+        f"validation loss {number(high)}, where knowing nothing gives {number(nothing)}",
+        between(high / nothing, HIGH, 5 * HIGH, (0.65, 0.95)),
+        _larger(evidence),
+        "If it is no better, the inputs do not tell more.",
+    )
+
+
+def nothing_learned(evidence: Evidence) -> Verdict | None:
+    """A loss that hardly fell, whatever the reason."""
+    train, nothing = by_epoch(evidence.curve("train/loss")), knowing_nothing(evidence)
+    if not len(train) or nothing is None or (left := at_the_end(train)) < HARDLY * nothing:
+        return None
+    return Verdict(
+        "nothing_learned",
+        "The loss hardly fell.",
+        f"after {train.steps[-1]} steps the training loss is {number(left)}, where knowing nothing gives "
+        f"{number(nothing)}",
+        0.6 if left > 0.95 * nothing else 0.4,
+        _times_lr(evidence, 10),
+        "Raise the lr; if that is no help, look at the data: do the inputs tell the target?",
+    )
+
+
+def overfit(evidence: Evidence) -> Verdict | None:
+    """Training low while validation has risen since its minimum."""
+    train, val = by_epoch(evidence.curve("train/loss")), by_epoch(evidence.curve("val/loss"))
+    nothing = knowing_nothing(evidence)
+    if not len(train) or not len(val) or nothing is None:
+        return None
+    best, end = lowest(val), at_the_end(val)
+    rise, low = end - val.values[best], at_the_end(train)
+    if rise < RISEN * nothing or low > val.values[best]:
+        return None
+    return Verdict(
+        "overfit",
+        "The model overfits: it goes on learning its training examples, and validation gets worse.",
+        f"the validation loss rose from {number(val.values[best])} at epoch {val.epochs[best] + 1} to {number(end)}, "
+        f"while the training loss fell to {number(low)}",
+        between(rise / nothing, RISEN, 3 * RISEN, (0.75, 0.97)),
+        _regularized(evidence),
+        f"Or stop at about epoch {val.epochs[best] + 1}.",
+    )
+
+
+def too_many_epochs(evidence: Evidence) -> Verdict | None:
+    """A run in which nothing that counts came after its beginning."""
+    val, nothing = by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence)
+    if not len(val) or nothing is None or not ran_to_its_end(evidence):
+        return None
+    settled = max(_reached(val, CLOSE * nothing, sign=1), _objective_reached(evidence))
+    epochs = int(evidence.result["epochs"])
+    if settled > SETTLED * epochs or at_the_end(val) > STUCK * nothing:
+        return None
+    return Verdict(
+        "too_many_epochs",
+        "The run is far too long: nothing that counts came after its beginning.",
+        f"the validation loss was within {share(CLOSE)} of its best, and {evidence.result['objective']['metric']} "
+        f"within an example of it, by epoch {settled} of {epochs}",
+        0.8,
+        (f"epochs={max(3, 3 * settled)}",),
+        "A schedule that ends sooner often ends better.",
+    )
+
+
+def _moves(curve: Curve) -> list[tuple[float, float, int]]:
+    """Each value with the one before it, and the step."""
+    return [(a, b, step) for (a, b), step in zip(pairwise(curve.values), curve.steps[1:], strict=True)]
+
+
+def _reached(curve: Curve, tolerance: float, *, sign: int) -> int:
+    """The epoch, counted from 1, at which a curve first came within a tolerance of its best.
+
+    Args:
+        curve: Any.
+        tolerance: In its unit.
+        sign: 1 where less is better, -1 where more is.
+    """
+    values = [sign * value for value in curve.values]
+    return next(
+        epoch + 1 for epoch, value in zip(curve.epochs, values, strict=True) if value <= min(values) + tolerance
+    )
+
+
+def _objective_reached(evidence: Evidence) -> int:
+    asked: dict[str, Any] = evidence.result.get("objective") or {}
+    curve, sign = by_epoch(evidence.curve(str(asked.get("metric")))), -1 if asked.get("direction") == "maximize" else 1
+    if not len(curve):
+        return 0
+    examples = fact(evidence, "val_examples")
+    spread = max(curve.values) - min(curve.values)
+    an_example = 1.001 / examples if sign == -1 and examples else 0.0
+    return _reached(curve, max(an_example, CLOSE * spread), sign=sign)
+
+
+def _times_lr(evidence: Evidence, factor: float) -> tuple[str, ...]:
+    lr = evidence.recipe.get("lr")
+    return (f"lr={dial(lr * factor)}",) if isinstance(lr, (int, float)) else ()
+
+
+def _larger(evidence: Evidence) -> tuple[str, ...]:
+    """The size's dials, four times as wide and a layer deeper if there was but one."""
+    size = evidence.recipe.get("size") or {}
+    width, depth = size.get("width"), size.get("depth")
+    found = [f"size.width={max(32, 4 * width)}"] if isinstance(width, int) else []
+    return (*found, *(["size.depth=2"] if depth == 1 else []))
+
+
+def _regularized(evidence: Evidence) -> tuple[str, ...]:
+    """What the recipe has and, of what it lacks, dropout where its model reads it, then early stopping."""
+    has = [str(member) for member in evidence.choices.get("regularization") or []]
+    wanted = [*(["dropout"] if "dropout" in (evidence.recipe.get("model") or {}) else []), "early_stopping"]
+    new = [member for member in wanted if member not in has]
+    if new:
+        return (f"regularization=[{','.join([*has, *new])}]",)
+    decay = evidence.recipe.get("weight_decay")
+    return (f"weight_decay={dial(10 * decay) if decay else '0.01'}",) if isinstance(decay, (int, float)) else ()

@@ -1,0 +1,331 @@
+"""What rules find in handmade curves, each on both sides of its threshold, and that healthy runs get no verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tunelab.analysis import readings
+from tunelab.analysis.diagnosis import EXPLAINS, RULES, Verdict, diagnose
+from tunelab.analysis.evidence import Curve, Evidence, read
+from tunelab.analysis.rules_of_data import data_not_shuffled, labels_in_conflict, labels_random, too_few_examples
+from tunelab.analysis.rules_of_data import val_in_train as overlap
+from tunelab.analysis.rules_of_learning import (
+    diverged,
+    lr_too_high,
+    lr_too_low,
+    model_too_small,
+    nothing_learned,
+    overfit,
+    too_few_epochs,
+    too_many_epochs,
+)
+from tunelab.analysis.rules_of_signal import (
+    clipped_too_often,
+    dead_units,
+    exploding_signal,
+    layer_stands_still,
+    vanishing_signal,
+)
+
+NOTHING = math.log(10)  # the loss of knowing nothing, of ten classes
+EPOCHS, STEPS = 20, 25  # steps of an epoch
+
+
+def curve(values: list[float]) -> Curve:
+    """One value at the end of each epoch."""
+    return Curve(tuple(STEPS * (e + 1) for e in range(len(values))), tuple(range(len(values))), tuple(values))
+
+
+def falling(end: float = 0.05, time: float = 2.0, epochs: int = EPOCHS) -> list[float]:
+    """From the loss of knowing nothing to another, exponentially in epochs."""
+    return [end + (NOTHING - end) * math.exp(-(e + 1) / time) for e in range(epochs)]
+
+
+def healthy(facts: dict[str, Any] | None = None, /, **changes: Any) -> Evidence:
+    """A run that nothing is wrong with, but for changes of its curves, as `train_loss=[…]` by name, or of its parts."""
+    train, val = changes.pop("train", falling(0.02)), changes.pop("val", falling(0.05))
+    epochs = len(train)
+    cosine = [1e-3 * (1 + math.cos(math.pi * e / epochs)) / 2 for e in range(1, epochs + 1)]
+    curves = {
+        "train/loss": curve(train),
+        "val/loss": curve(val),
+        "val/accuracy": curve([1 - 0.1 * v for v in val]),
+        "lr": curve(changes.pop("lr", cosine)),
+        "gradients/norm": curve(changes.pop("norm", [1.0] * epochs)),
+    }
+    layered = {"gradient_norm": [0.5, 0.4, 0.8], "update_ratio": [[5e-3 * rate / 1e-3 for rate in cosine]] * 3}
+    for measure, usual in layered.items():
+        for name, values in zip(("hidden1", "hidden2", "head"), changes.pop(measure, usual), strict=True):
+            written = values if isinstance(values, list) else [values] * epochs
+            curves[f"layers/{measure}/{name}"] = curve(written)
+    curves |= {f"layers/dead_share/{n}": curve(v) for n, v in changes.pop("dead_share", {}).items()}
+    curves |= {name: curve(values) for name, values in changes.pop("curves", {}).items()}
+    recipe = {
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "size": {"width": 2, "depth": 1},
+        "data": {"shuffle": True},
+        "model": {"normalization": "none", "dropout": 0.0},
+        "clipping": None,
+        "parameter_groups": {"rules": []},
+    }
+    result = {
+        "status": "finished",
+        "epochs": epochs,
+        "epochs_asked": epochs,
+        "steps": STEPS * epochs,
+        "objective": {"metric": "val/accuracy", "direction": "maximize"},
+    }
+    noted = {
+        **{"train_examples": 1600, "val_examples": 200, "classes": 10, "class_counts": [160] * 10},
+        **{"chance_loss": NOTHING, "first_loss": 2.4, "parameters": 20_000, "val_in_train": 0.0, "label_runs": 0.1},
+        **{"label_conflicts": 0.0},
+    }
+    choices = {"activation": "relu", "init": "default", "regularization": []}
+    return Evidence(
+        curves,
+        recipe | changes.pop("recipe", {}),
+        choices | changes.pop("choices", {}),
+        result | changes.pop("result", {}),
+        noted | (facts or {}),
+    )
+
+
+def verdict(found: Verdict | None) -> Verdict:
+    """What is asserted to be there."""
+    assert found is not None
+    return found
+
+
+def test_a_healthy_run_gets_no_verdict() -> None:
+    assert diagnose(healthy()) == []
+
+
+def test_a_run_without_curves_or_facts_gets_no_verdict() -> None:
+    assert diagnose(Evidence({}, {}, {}, {}, {})) == []
+    unknown = dict.fromkeys(healthy().facts)  # null in facts.json: not to be had
+    assert diagnose(healthy(unknown)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "silent", "fires"),
+    [
+        (overlap, healthy({"val_in_train": 0.09}), healthy({"val_in_train": 0.11})),
+        # of ten equal classes a tenth follows its like by chance: half-way to sorted is 0.55
+        (data_not_shuffled, healthy({"label_runs": 0.54}), healthy({"label_runs": 0.56})),
+        (data_not_shuffled, healthy({"label_runs": 1.0, "class_counts": [1600]}), healthy({"label_runs": 1.0})),
+        (too_few_examples, healthy({"train_examples": 100}), healthy({"train_examples": 99})),
+        (too_few_examples, healthy({"train_examples": 110, "classes": 11}), healthy({"train_examples": 99})),
+        (labels_in_conflict, healthy({"label_conflicts": 0.09}), healthy({"label_conflicts": 0.11})),
+        (
+            labels_random,
+            healthy(train=falling(1.0), val=[0.94 * NOTHING] + [1.2 * NOTHING] * 19),
+            healthy(train=falling(1.0), val=[0.96 * NOTHING] + [1.2 * NOTHING] * 19),
+        ),
+        (
+            labels_random,
+            healthy(train=[0.98 * NOTHING] * 20, val=[1.2 * NOTHING] * 20),
+            healthy(train=[0.96 * NOTHING] * 20, val=[1.2 * NOTHING] * 20),
+        ),
+        (exploding_signal, healthy({"first_loss": 4.9 * NOTHING}), healthy({"first_loss": 5.1 * NOTHING})),
+        (vanishing_signal, healthy(gradient_norm=[1.1e-3, 0.1, 1.0]), healthy(gradient_norm=[0.9e-3, 0.1, 1.0])),
+        (vanishing_signal, healthy(gradient_norm=[1.0, 0.1, 0.9e-3]), healthy(gradient_norm=[0.9e-3, 0.1, 1.0])),
+        (dead_units, healthy(dead_share={"act": [0.49] * 20}), healthy(dead_share={"act": [0.51] * 20})),
+        (clipped_too_often, *(healthy(curves={"gradients/clipped_share": [share] * 20}) for share in (0.5, 0.51))),
+        (layer_stands_still, *(healthy(update_ratio=[5e-3, 5e-3, ratio]) for ratio in (1e-9, 0.0))),
+        (layer_stands_still, healthy(update_ratio=[0.0, 0.0, 0.0]), healthy(update_ratio=[0.0, 0.0, 5e-3])),
+        (lr_too_high, healthy(train=[1.24 * 2.4, *falling()[1:]]), healthy(train=[1.26 * 2.4, *falling()[1:]])),
+        (
+            lr_too_high,
+            healthy(val=[1.0, 1.0 + 0.09 * NOTHING] * 10),
+            healthy(val=[1.0, 1.0 + 0.11 * NOTHING] * 10),
+        ),
+        (
+            lr_too_high,
+            *(healthy(lr=[1e-3] * 20, update_ratio=[r] * 3, val=[0.6 * NOTHING] * 20) for r in (0.049, 0.051)),
+        ),
+        (
+            lr_too_low,
+            *(healthy(lr=[1e-3] * 20, update_ratio=[r] * 3, val=[0.9 * NOTHING] * 20) for r in (3.1e-4, 2.9e-4)),
+        ),
+        (
+            lr_too_low,  # a loss that is low says that slow steps were enough
+            *(healthy(lr=[1e-3] * 20, update_ratio=[1e-4] * 3, val=[left * NOTHING] * 20) for left in (0.49, 0.51)),
+        ),
+        (
+            too_few_epochs,
+            *(healthy(val=[NOTHING] * 9 + [(0.5 + fell) * NOTHING] + [0.5 * NOTHING] * 10) for fell in (0.029, 0.031)),
+        ),
+        (
+            too_few_epochs,
+            *(healthy(val=[NOTHING] * 9 + [0.2 * NOTHING] + [left * NOTHING] * 10) for left in (0.079, 0.081)),
+        ),
+        (
+            model_too_small,
+            *(
+                healthy({"parameters": parameters}, train=[0.4 * NOTHING] * 20, val=[0.4 * NOTHING] * 20)
+                for parameters in (320, 319)
+            ),
+        ),
+        (
+            model_too_small,
+            *(
+                healthy({"parameters": 100}, train=[high * NOTHING] * 20, val=[high * NOTHING] * 20)
+                for high in (0.099, 0.101)
+            ),
+        ),
+        (nothing_learned, *(healthy(train=[left * NOTHING] * 20) for left in (0.79, 0.81))),
+        (overfit, *(healthy(val=falling(0.05)[:10] + [0.066 + r * NOTHING] * 10) for r in (0.09, 0.12))),
+        (too_many_epochs, *(healthy(train=falling(0.0, 1), val=[1.0] * e + [0.05] * (20 - e)) for e in (3, 2))),
+        (diverged, healthy(), healthy(result={"status": "diverged", "message": "The loss became NaN at step 3."})),
+    ],
+)
+def test_a_rule_fires_beyond_its_threshold_alone(
+    rule: Callable[[Evidence], Verdict | None], silent: Evidence, fires: Evidence
+) -> None:
+    assert rule(silent) is None
+    found = verdict(rule(fires))
+    assert found.name == rule.__name__
+    assert 0 < found.certainty <= 1
+    assert found.overrides or found.advice
+
+
+def test_what_is_explained_by_a_likely_cause_is_left_out() -> None:
+    flat = healthy({"first_loss": 50 * NOTHING}, train=[3 * NOTHING] * 20, val=[3 * NOTHING] * 20)
+    assert [found.name for found in diagnose(flat)] == ["exploding_signal"]
+    assert verdict(nothing_learned(flat)).name == "nothing_learned"
+
+
+def test_verdicts_are_ranked_by_severity_times_certainty() -> None:
+    both = diagnose(healthy({"val_in_train": 1.0, "train_examples": 60}))
+    assert [found.name for found in both] == ["val_in_train", "too_few_examples"]
+
+
+def test_every_effect_that_a_cause_explains_is_a_verdict_of_some_rule() -> None:
+    names = {rule.__name__ for rule in RULES}
+    assert set(EXPLAINS) <= names
+    assert {effect for effects in EXPLAINS.values() for effect in effects} <= names
+
+
+def test_no_two_verdicts_explain_each_other() -> None:
+    assert not [(a, b) for a, effects in EXPLAINS.items() for b in effects if a in EXPLAINS.get(b, ())]
+
+
+def test_the_lr_to_try_is_computed_from_the_recipe() -> None:
+    high = healthy(train=[9.0, *falling()[1:]], recipe={"lr": 0.3})
+    assert verdict(lr_too_high(high)).overrides == ("lr=0.03",)
+    # 1e-5 of a layer a step, where 2e-3 is usual: 200 times as much
+    low = healthy(lr=[1e-6] * 20, update_ratio=[1e-5] * 3, val=[NOTHING] * 20, recipe={"lr": 1e-6})
+    assert verdict(lr_too_low(low)).overrides == ("lr=0.0002",)
+
+
+def test_the_limit_to_try_is_above_nine_tenths_of_the_norms() -> None:
+    norms = [0.1 * (e + 1) for e in range(20)]  # the ninth tenth ends at 1.8
+    clipped = healthy(
+        norm=norms, curves={"gradients/clipped_share": [1.0] * 20}, recipe={"clipping": {"max_norm": 1e-3}}
+    )
+    assert verdict(clipped_too_often(clipped)).overrides == ("clipping.max_norm=2",)
+    near = healthy(norm=norms, curves={"gradients/clipped_share": [0.7] * 20}, recipe={"clipping": {"max_norm": 1.0}})
+    assert verdict(clipped_too_often(near)).overrides == ("lr=0.00033",)
+
+
+def test_a_frozen_layer_is_freed_by_the_rules_without_that_which_froze_it() -> None:
+    rules = [{"match": "head.*", "lr": 0}, {"type": "Conv2d", "weight_decay": 0.5}]
+    frozen = healthy(update_ratio=[5e-3, 5e-3, 0.0], recipe={"parameter_groups": {"rules": rules}})
+    assert verdict(layer_stands_still(frozen)).overrides == (
+        "parameter_groups.rules=[{type: Conv2d, weight_decay: 0.5}]",
+    )
+
+
+def test_a_layer_that_asks_for_no_gradient_is_found_by_what_the_run_noted() -> None:
+    found = verdict(layer_stands_still(healthy({"frozen_layers": ["embedding"]})))
+    assert found.finding == "embedding never moves, while other layers learn."
+    assert found.certainty_in_words == "sure"
+    meant = verdict(layer_stands_still(healthy({"frozen_layers": ["embedding"]}, choices={"init": "pretrained"})))
+    assert meant.certainty_in_words == "perhaps"
+
+
+def test_overfitting_adds_to_the_regularization_that_the_recipe_has() -> None:
+    rising = falling(0.05)[:10] + [1.0] * 10
+    assert verdict(overfit(healthy(val=rising, choices={"regularization": ["ema"]}))).overrides == (
+        "regularization=[ema,dropout,early_stopping]",
+    )
+    has = {"regularization": ["dropout", "early_stopping"]}
+    assert verdict(overfit(healthy(val=rising, choices=has))).overrides == ("weight_decay=0.1",)
+
+
+def test_a_small_model_is_to_be_wider_and_not_of_one_layer() -> None:
+    high = healthy({"parameters": 100}, train=[1.0] * 20, val=[1.0] * 20)
+    assert verdict(model_too_small(high)).overrides == ("size.width=32", "size.depth=2")
+
+
+def test_a_vanishing_gradient_under_sigmoid_asks_for_another_activation_an_init_and_a_norm() -> None:
+    deep = healthy(gradient_norm=[1e-7, 1e-3, 1.0], choices={"activation": "sigmoid"})
+    found = verdict(vanishing_signal(deep))
+    assert found.overrides == ("activation=relu", "init=kaiming_normal", "model.normalization=batch")
+    assert found.evidence.startswith("in the first step written its norm was 1e-07 in hidden1 and 1 in head")
+
+
+def test_units_dead_from_the_start_and_those_that_died_have_other_remedies() -> None:
+    born = healthy(dead_share={"activation1": [1.0] * 20})
+    assert verdict(dead_units(born)).overrides == ("init=kaiming_normal", "activation=leaky_relu")
+    died = healthy(dead_share={"activation1": [0.0] * 5 + [0.9] * 15})
+    assert verdict(dead_units(died)).overrides == ("lr=0.0001", "activation=leaky_relu")
+
+
+def test_a_run_that_was_stopped_says_nothing_of_its_epochs() -> None:
+    stopped = {"epochs_asked": 40}
+    assert too_few_epochs(healthy(val=[2.0 - 0.05 * e for e in range(20)], result=stopped)) is None
+    assert too_many_epochs(healthy(val=[1.0, *[0.05] * 19], train=falling(0.0, 1), result=stopped)) is None
+
+
+def test_a_pace_is_that_at_the_peak_of_the_lr_whatever_the_schedule_took_off() -> None:
+    rates = [1e-3, 5e-4, 1e-4, 1e-8]
+    evidence = healthy(train=[1.0] * 4, val=[1.0] * 4, lr=rates, update_ratio=[[4 * rate for rate in rates]] * 3)
+    assert np.allclose(readings.paces(evidence).values, [4e-3, 4e-3, 4e-3])  # the last is mostly rounding
+
+
+def test_half_of_a_run_lies_between_its_epochs_where_their_number_is_odd() -> None:
+    assert readings.at_half(curve([4.0, 2.0]), 8.0) == 4.0
+    assert readings.at_half(curve([4.0, 2.0, 1.0]), 8.0) == 3.0  # 1.5 epochs
+    assert readings.at_half(curve([4.0]), 8.0) == 6.0
+
+
+def test_the_mean_of_an_epoch_is_that_of_what_was_written_in_it() -> None:
+    found = readings.by_epoch(Curve((50, 60, 110, 120), (0, 0, 1, 1), (3.0, 1.0, 1.0, 0.0)))
+    assert found == Curve((60, 120), (0, 1), (2.0, 0.5))
+
+
+@pytest.mark.parametrize(("certainty", "words"), [(0.9, "sure"), (0.89, "likely"), (0.6, "likely"), (0.59, "perhaps")])
+def test_a_certainty_is_said_in_words(certainty: float, words: str) -> None:
+    assert Verdict("lr_too_high", "", "", certainty).certainty_in_words == words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "overrides"),
+    [
+        (None, ("epochs=20",)),
+        ("lr_too_low", ("epochs=10", "lr=1e-6")),
+        ("lr_too_high", ("epochs=10", "lr=0.3")),
+        ("too_few_epochs", ("epochs=1",)),
+        ("vanishing_signal", ("epochs=5", "activation=sigmoid", "size.depth=8")),
+        ("clipped_too_often", ("epochs=5", "optimizer=momentum", "clipping=norm", "clipping.max_norm=0.001")),
+        ("layer_stands_still", ("epochs=20", "parameter_groups.rules=[{match: head.*, lr: 0}]")),
+        ("exploding_signal", ("epochs=5", "init=normal", "init.std=1", "size.depth=4")),
+    ],
+)
+def test_a_real_run_gets_its_verdict(
+    fit: Callable[..., tuple[dict[str, Any], Path]], first: str | None, overrides: tuple[str, ...]
+) -> None:
+    _, folder = fit(
+        "data=digits", "size=small", "lr=2e-3", "test=false", "logger=[csv]",
+        "callbacks=[finite,gradients,updates,dead_units,lr]", *overrides,
+    )  # fmt: skip
+    assert [found.name for found in diagnose(read(folder))][:1] == ([first] if first else [])
