@@ -109,12 +109,12 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     # what finished runs say: no torch
     "analysis": ({"config", "folder"}, {"matplotlib"}),
     "tuning": (
-        {"callbacks", "config", "fitting", "folder", "instrument", "prepare"},
+        {"callbacks", "config", "fitting", "folder", "instrument", "prepare", "scaling"},
         {"lightning", "matplotlib", "omegaconf"},
     ),
     "tools": (
         {"analysis", "config", "folder", "instrument", "predictor", "project", "tuning"},
-        {"matplotlib", "omegaconf"},
+        {"matplotlib", "omegaconf", "pydantic"},
     ),
     # a search: many runs; only its workers import torch
     "sweep": (

@@ -1,0 +1,200 @@
+"""A function called in a process of its own, which may take only so much memory and gives all of it back. No torch."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tunelab.errors import ConfigError, RunFailed
+
+PRELOADED = "tunelab.tuning.fits"
+"""What the processes are forked with: it imports torch, lightning and what a fit needs."""
+
+SLACK = 2**28
+"""Bytes that a process may reserve beyond its limit: what is reserved need never be touched, and only that counts."""
+
+NOT_ENOUGH = (
+    *("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory"),
+    *("could not create a memory", "could not create a primitive", "alloc_failed", "can't start new thread"),
+)
+"""What libraries say, in lower case, where an allocation failed."""
+
+STATUS = Path("/proc/self/status")
+"""What Linux tells of this process."""
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a call ended.
+
+    Args:
+        peak: The most memory that it held beyond what the process held before, in bytes; None if it ran out.
+        mistake: What the user did wrong, if that ended it.
+        failure: What ended it otherwise.
+    """
+
+    peak: int | None
+    mistake: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says, or comes from one that says, that memory ran out."""
+    said = f"{type(error).__name__}: {error}".lower()
+    if isinstance(error, MemoryError) or any(words in said for words in NOT_ENOUGH):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and ran_out(cause)
+
+
+def peak_of(function: Callable[..., object], *arguments: Any, limit: int) -> int | None:
+    """The most memory that a call takes, measured in a process of its own.
+
+    Args:
+        function: At the top of a module of ours.
+        *arguments: What can be pickled.
+        limit: In bytes. More ends the call, on Linux; elsewhere it is only measured.
+
+    Returns:
+        Bytes beyond those of Python and its libraries; None if it ran out of memory, or was ended for that.
+
+    Raises:
+        ConfigError: If it raises one.
+        RunFailed: If it fails for another reason.
+    """
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_child, args=(theirs, dict(os.environ), limit, function, arguments))
+    with _no_main_module():
+        _start_server()
+        process.start()
+    theirs.close()
+    try:
+        made: Made = ours.recv()
+    except (EOFError, OSError):  # it was ended, by the system or by a library that could not go on
+        made = Made(None)
+    finally:
+        with suppress(ProcessLookupError, PermissionError):  # it may have ended, or not yet have a group of its own
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()
+        process.join()
+        process.close()
+        ours.close()
+    if made.mistake:
+        raise ConfigError(*made.mistake)
+    if made.failure:
+        raise RunFailed(made.failure)
+    return made.peak
+
+
+def _child(
+    connection: Connection,
+    environment: dict[str, str],
+    limit: int,
+    function: Callable[..., object],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.setsid()  # a Ctrl-C of the terminal is for the tool, which ends this process
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    threading.Thread(target=_end_with_the_tool, daemon=True).start()
+    with suppress(OSError):  # of a machine that runs out of memory this process is ended, not another
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    os.environ.update(environment)
+    try:
+        before = _begin(limit)
+        function(*arguments)
+        made = Made(max(0, _peak() - before))
+    except ConfigError as error:
+        made = Made(None, mistake=error.mistakes)
+    except BaseException as error:
+        made = Made(None, failure="" if ran_out(error) else f"{type(error).__name__}: {error}")
+    connection.send(made)
+    os._exit(0)  # what is left of the call may take long to put away
+
+
+def _begin(limit: int) -> int:
+    """Bounds this process, and says how much memory it holds before the call, in bytes."""
+    if not STATUS.exists():
+        return _peak()
+    forget_peak()
+    held = _status("VmData") + limit + SLACK
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (held if hard == resource.RLIM_INFINITY else min(held, hard), hard))
+    return _status("VmRSS")
+
+
+def forget_peak() -> None:
+    """Has the peak of this process begin at what it holds now, on Linux."""
+    with suppress(OSError, AttributeError):  # what has been left free would be used again without being counted
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    """The most memory that this process has held, in bytes."""
+    if STATUS.exists():  # getrusage would count what the process was forked from
+        return _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _status(name: str) -> int:
+    """A size of this process that Linux tells, in bytes."""
+    lines = STATUS.read_text(encoding="utf-8").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) * 1024
+
+
+def _end_with_the_tool() -> None:
+    tool = multiprocessing.parent_process()
+    if tool is not None:
+        tool.join()
+        os.killpg(0, signal.SIGKILL)
+
+
+def _start_server() -> None:
+    """Starts the process that the others are forked from, which takes seconds to import what they need.
+
+    It finds the modules that this process finds, and hears no Ctrl-C, not even while it imports.
+    """
+    CONTEXT.set_forkserver_preload([PRELOADED])
+    resource_tracker.ensure_running()
+    found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    before = {name: os.environ.get(name) for name in found}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # which a program inherits
+    try:
+        os.environ.update(found)
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keeps a new process from running the user's script once more: what it needs is in tunelab."""
+    module = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: vars(module).pop(name) for name in ("__file__", "__spec__") if name in vars(module)}
+    module.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(module).update(hidden)
