@@ -107,20 +107,24 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"hydra", "matplotlib", "omegaconf", "pydantic", "rich"},
     ),
     # what finished runs say: no torch
-    "analysis": ({"config", "folder"}, {"matplotlib"}),
+    "analysis": ({"config", "folder", "instrument"}, {"matplotlib", "optuna", "scipy", "sklearn"}),
     "tuning": (
         {"callbacks", "config", "fitting", "folder", "instrument", "prepare", "scaling"},
         {"lightning", "matplotlib", "omegaconf"},
     ),
     "tools": (
-        {"analysis", "config", "folder", "instrument", "predictor", "project", "tuning"},
-        {"matplotlib", "omegaconf", "pydantic"},
+        {
+            *("analysis", "catalogue", "composing", "config", "folder", "instrument", "multirun", "overrides"),
+            *("predictor", "project", "ranges", "sweep", "tuning"),
+        },
+        {"hydra", "matplotlib", "omegaconf", "pydantic"},
     ),
     # a search: many runs; only its workers import torch
     "sweep": (
         {
-            *("callbacks", "catalogue", "checkout", "checkpoints", "config", "fitting", "folder", "job", "own_code"),
-            *("multirun", "overrides", "predictor", "prepare", "ranges", "record", "run", "schema", "whitelist"),
+            *("analysis", "callbacks", "catalogue", "checkout", "checkpoints", "config", "fitting", "folder", "job"),
+            *("multirun", "overrides", "own_code", "predictor", "prepare", "ranges", "record", "run", "schema"),
+            "whitelist",
         },
         {
             *("hydra", "hydra_plugins", "lightning", "omegaconf", "optuna", "rich", "scipy", "sqlalchemy"),

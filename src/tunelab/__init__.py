@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-INSTRUMENTS = ("compare_inits", "find_batch_size", "find_lr", "show_schedule")
+INSTRUMENTS = ("compare_inits", "find_batch_size", "find_lr", "sensitivity", "show_schedule")
 """The tools that measure a recipe: `tunelab.find_lr("model=cnn", "optimizer=sgd")` gives what the command prints."""
 
 __all__ = ["INSTRUMENTS", "__version__", "conf_folder", "diagnose", "load", "main", "trust"]

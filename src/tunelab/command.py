@@ -90,6 +90,8 @@ def main(
         if tool is None and sys.argv[1:] and sys.argv[1] in tools.names():
             tool = sys.argv.pop(1)
             command = f"{command} {tool}"
+        if tool is not None and hasattr(tools.load(tool), "as_search") and _becomes_search(folder, tool):
+            config_name, tool = "train", None
         if tool is not None:
             config_name, check, job = tool, tools.load(tool).check, instrument.job(tools.load(tool))
         else:
@@ -107,6 +109,31 @@ def main(
         sys.exit(exit_code(stop))
     finally:
         gc.enable()
+
+
+def _becomes_search(folder: Path, tool: str) -> bool:
+    """Rewrites the command line of a tool that measures by a search into that of the search, if it is to be one.
+
+    Args:
+        folder: Of the primary config.
+        tool: Which has an `as_search`.
+    """
+    sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
+    flags, options = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
+    if flags.help or flags.hydra_help or flags.shell_completion or flags.info or flags.cfg:
+        return False
+    refuse_dashes(sys.argv[1:], options)
+    refuse_blanks(flags.overrides)
+    if flags.multirun:
+        raise CommandLineError(f"`-m` must be left out: {tool} searches by itself.")
+    initialize(Path(flags.config_path).resolve() if flags.config_path else folder, flags.config_dir, tool)
+    try:
+        takes_search, overrides = tools.load(tool).as_search(flags.overrides)
+    finally:
+        GlobalHydra.instance().clear()
+    others = [word for word in sys.argv[1:] if word not in flags.overrides]
+    sys.argv[1:] = [*(["-m"] if takes_search else []), *others, *overrides]
+    return bool(takes_search)
 
 
 def _end_at_sigterm() -> None:

@@ -13,7 +13,7 @@ from tunelab.errors import ConfigError, as_typed
 from tunelab.folder import RunFolder
 from tunelab.job import RESUME_MAY_CHANGE
 
-PATH_KEYS = ("repeat", "resume", "run", "input", "output", "hydra.run.dir")
+PATH_KEYS = ("repeat", "resume", "run", "input", "output", "study", "hydra.run.dir")
 
 
 class CommandLineError(ConfigError):

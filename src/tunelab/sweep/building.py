@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler
 from tunelab.errors import ConfigError, did_you_mean
 
 MODULES = {
-    "sweep.sampler": ("tunelab.sweep.samplers", "tunelab.sweep.evolution", "optuna.samplers"),
+    "sweep.sampler": ("tunelab.sweep.samplers", "tunelab.sweep.evolution", "tunelab.sweep.probes", "optuna.samplers"),
     "pruner": ("optuna.pruners",),
 }
 """Where each may come from. A name of such a module, none behind it."""

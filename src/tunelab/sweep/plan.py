@@ -19,6 +19,7 @@ from tunelab import catalogue
 from tunelab.config import plain
 from tunelab.errors import ConfigError, as_typed
 from tunelab.multirun import of_search
+from tunelab.sweep import probes
 from tunelab.sweep.building import build_chosen
 from tunelab.sweep.changes import DEFINITION, add_choices, compared, differences, edits, has_more_choices
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
@@ -31,6 +32,9 @@ from tunelab.sweep.trials import alone, others_run
 Direction = Literal["minimize", "maximize"]
 
 GRID = {"_target_": "tunelab.sweep.samplers.Grid"}
+
+PROBES = "tunelab.sweep.probes.Probes"
+"""The sampler of a sensitivity analysis, by its `_target_`."""
 
 TPE = {"_target_": "optuna.samplers.TPESampler"}
 
@@ -76,6 +80,11 @@ class Plan:
         """Whether every combination is tried."""
         return self.sampler == GRID
 
+    @property
+    def is_sensitivity(self) -> bool:
+        """Whether one knob is changed at a time, to see what each does."""
+        return bool(self.sampler["_target_"] == PROBES)
+
 
 def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan:
     """Reads a command line.
@@ -95,12 +104,15 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     of_hydra = hydra_overrides(master)
     recipes = Recipes(loader, master.hydra.job.config_name, space, of_hydra)
     refuse_mistakes(recipes)
+    is_sensitivity = sampler["_target_"] == PROBES
+    if is_sensitivity:
+        probes.refuse(recipes, sampler["points"])
     pruner = plain(master.pruner, resolve=True) if master.get("pruner") else dict(NO_PRUNER)
     build_chosen("pruner", pruner)  # to hear of a mistake before anything is made
     at_random = drawn_at_random(build_chosen("sweep.sampler", sampler), recipes)
     remarks = [f"{', '.join(at_random)}: drawn at random, as not every trial has it as a number."] if at_random else []
     own, first = recipes.unchanged(), None
-    if dials["baseline"] and sampler != GRID:
+    if dials["baseline"] and not (sampler == GRID or is_sensitivity):
         first = recipes.own_values()
         if first is None:
             remarks.append(f"The recipe's own values are not tried first: {'; '.join(recipes.outside())}.")
@@ -118,7 +130,9 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     named = any(o.key_or_group == "name" for o in parsed)
     name = own.name if named else f"{_what(master, space)}-{identity(typed)}"
     placed = any(o.startswith("hydra.sweep.dir=") for o in of_hydra)
-    folder = Path(master.hydra.sweep.dir) if placed else Path("outputs", "sweeps", name)
+    folder = (
+        Path(master.hydra.sweep.dir) if placed else Path("outputs", "sensitivity" if is_sensitivity else "sweeps", name)
+    )
     return Plan(dials, space, recipes, sampler, pruner, folder, own.objective, definition, first, remarks)
 
 
@@ -143,7 +157,8 @@ def choose_sampler(dials: dict[str, Any], space: Space) -> dict[str, Any]:
     sampler: dict[str, Any] = dials.pop("sampler", None) or (
         dict(GRID) if space.is_finite else TPE | {"seed": dials["seed"]}
     )
-    dials["n_trials"] = dials["n_trials"] or (sys.maxsize if sampler == GRID else TRIALS)
+    has_an_end = sampler == GRID or sampler["_target_"] == PROBES
+    dials["n_trials"] = dials["n_trials"] or (sys.maxsize if has_an_end else TRIALS)
     if sampler == GRID:
         _refuse_endless(space)
         _refuse_too_many(space)
@@ -230,6 +245,8 @@ def _load(plan: Plan, direction: Direction | None) -> optuna.Study | None:
     sampler, pruner = build_chosen("sweep.sampler", plan.sampler), build_chosen("pruner", plan.pruner)
     if isinstance(sampler, Keyed):
         sampler.space = plan.space
+        if isinstance(sampler, probes.Probes):
+            sampler.own = plan.recipes.own_among()
     else:
         follow_number(sampler, plan.dials["seed"])
     if isinstance(sampler, QuasiRandom):

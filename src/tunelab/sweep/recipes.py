@@ -191,6 +191,16 @@ class Recipes:
         """A phrase for each of the recipe's own values that is not among those searched."""
         return self._own()[1]
 
+    def own_among(self) -> dict[str, Value]:
+        """The recipe's own values of the knobs that have an effect in it, as far as they are searched."""
+        return self._own()[0]
+
+    def own_value(self, knob: Knob) -> Any:
+        """What the recipe has where a knob sets something, searched or not."""
+        composed = self.composed({})
+        with _hydra_config(composed.hydra):
+            return _own_value(knob, composed)
+
     def start(self) -> dict[str, Value]:
         """A value for each knob, with an effect or not: the recipe's own, or the first if that is not searched."""
         return {knob.key: knob.draw(0) for knob in self.space.knobs} | self._own()[0]

@@ -115,7 +115,7 @@ class Grid(Keyed):
     ) -> Any:
         raise AssertionError("a trial of a grid begins with all its values")
 
-    def combinations(self, active: Active) -> Combinations:
+    def combinations(self, active: Active) -> Combinations | list[dict[str, Any]]:
         """All of them, in order."""
         return Combinations(self.space, active)
 

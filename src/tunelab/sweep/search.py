@@ -16,8 +16,10 @@ from optuna.exceptions import OptunaError
 from optuna.trial import TrialState
 
 from tunelab import checkout
+from tunelab.analysis.sensitivity import Sensitivity
 from tunelab.errors import ConfigError, RunFailed, counted, exit_code
 from tunelab.job import COMMAND_VARIABLE
+from tunelab.sweep.effects import measured
 from tunelab.sweep.leftovers import is_begun, last_lines, outcome, result
 from tunelab.sweep.plan import Direction, Plan, make_folder, open_study, plan
 from tunelab.sweep.results import Results, conclude
@@ -101,6 +103,7 @@ class Search:
         self.mistaken = ""  # a mistake that every trial would make
         self.then = "What has failed is tried again by the same command"
         self.interrupted = 0
+        self.answer: Sensitivity | None = None  # of a sensitivity analysis, once it has ended
         self._until: float | None = None
         checkout.look()
 
@@ -307,7 +310,10 @@ class Search:
             timeout = f"sweep.timeout={self.plan.dials['timeout']:g}"
             cut = f"Ended by {timeout}: {self.screen.done} of {counted(most, 'trial')}. The same command goes on."
         with alone(self.plan.folder), _reader_may_be_gone():  # two that end at once look at the test set once
-            conclude(self.plan, self.trials, slots, cut)
+            if self.plan.is_sensitivity:
+                self.answer = measured(self.plan, self.trials, cut)
+            else:
+                conclude(self.plan, self.trials, slots, cut)
 
     def stood(self) -> str:
         """How far it came before it was told to end, in a line; empty if that is not known."""

@@ -18,6 +18,7 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tunelab.sweep.journal import locked
+from tunelab.sweep.probes import Probes
 from tunelab.sweep.samplers import Grid, point
 from tunelab.sweep.space import Knob, Space, Value
 
@@ -175,19 +176,28 @@ class Trials:
             self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         self._own(trial._trial_id)
         values = trial.params
-        options = {knob.key: values[knob.key] for knob in self.space.groups if knob.key in values}
-        if len(options) < len(self.space.groups) or self._active(options) - values.keys():
+        if not self._is_whole(values):
             given = {**trial.system_attrs.get(GIVEN, {}), **values}
             if not self._has(given):
                 typed = " ".join(f"{key}={value}" for key, value in given.items())
                 claim = Claim(trial.number, trial._trial_id, values)
                 self.end(claim, TrialState.FAIL, kind="outside", cause=f"this search does not have {typed}")
                 return None
-            if self._combinations is not None:
-                whole = self._untaken(trials, given) or next(self._fitting(given))
-                self._storage.set_trial_system_attr(trial._trial_id, GIVEN, whole)
-            values = self._suggested(Trial(self.study, trial._trial_id))
+            if self._combinations is None:
+                return Claim(trial.number, trial._trial_id, self._suggested(Trial(self.study, trial._trial_id)))
+            fitting = list(self._fitting(given))
+            whole = given if given in fitting else self._untaken(trials, given) or fitting[0]
+            self._storage.set_trial_system_attr(trial._trial_id, GIVEN, whole)
+            again = Trial(self.study, trial._trial_id)
+            values = {knob.key: _suggest(again, knob) for knob in self.space.knobs if knob.key in whole}
         return Claim(trial.number, trial._trial_id, values)
+
+    def _is_whole(self, values: Mapping[str, Value]) -> bool:
+        """Whether a trial has all its values."""
+        if isinstance(self.study.sampler, Probes):
+            return any(values == combination for combination in self._combinations or ())
+        options = {knob.key: values[knob.key] for knob in self.space.groups if knob.key in values}
+        return len(options) == len(self.space.groups) and self._active(options) <= values.keys()
 
     def _has(self, given: Mapping[str, Value]) -> bool:
         """Whether there are trials with these values."""

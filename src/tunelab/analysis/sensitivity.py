@@ -1,0 +1,150 @@
+"""Which knob matters: the effect of each beside the noise of the seeds, from runs that changed one knob at a time."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tunelab.analysis.effects import Effect, Place, effect
+from tunelab.errors import counted
+from tunelab.instrument import Answer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Sensitivity(Answer):
+    """Which knob of a recipe matters.
+
+    Args:
+        objective: The metric.
+        effects: Of each knob of which one can be stated: those outside the noise first, the largest effect first.
+        unknown: A sentence for each of the others.
+        seeds: How many each value had.
+        failures: A line for each cause of failure, with how often.
+        recipe: The command that trains the recipe.
+    """
+
+    objective: str
+    effects: Sequence[Effect]
+    unknown: Sequence[str]
+    seeds: int
+    failures: Sequence[str]
+    recipe: str
+
+    def said(self) -> str:
+        lines = [self._first(), ""]
+        if self.effects:
+            lines += [*self._table(), "", *self._rule(), ""]
+        if self.unknown:
+            lines += [*self.unknown, ""]
+        if self.failures:
+            lines += [*self.failures, ""]
+        return "\n".join([*lines, self._override()])
+
+    def _first(self) -> str:
+        real = [each for each in self.effects if not each.is_noise]
+        if not self.effects:
+            return f"Of no knob an effect on {self.objective} can be stated."
+        if not real:
+            return f"No knob moves {self.objective} by more than the noise of {self.seeds} seeds."
+        first = real[0]
+        said = (
+            f"{first.key} matters most: {self.objective} {first.best.mean:.4g} with {first.best.override}, "
+            f"{first.worst.mean:.4g} with {first.worst.override}."
+        )
+        count = f"{len(real)} of {counted(len(self.effects), 'knob')} {'is' if len(real) == 1 else 'are'}"
+        return f"{said}\n{count} outside the noise of {self.seeds} seeds."
+
+    def _table(self) -> list[str]:
+        rows = [["knob", "effect", "noise floor", "sd of seeds", "best", "worst", "values", "what it says"]]
+        rows += [
+            [
+                *(each.key, f"{each.size:.3g}", f"{each.floor:.3g}", f"{each.noise:.2g}"),
+                *((each.best.shown, each.worst.shown) if each.size else ("", "")),
+                *(each.range, each.said()),
+            ]
+            for each in self.effects
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+    def _rule(self) -> list[str]:
+        shared = f", shared among {len(self.effects)} knobs" if len(self.effects) > 1 else ""
+        return [
+            f"effect       best mean - worst mean of {self.objective} over these values, the recipe's own among them",
+            f"noise floor  the seeds alone make a larger difference in 5 % of cases{shared} (studentized range)",
+        ]
+
+    def _override(self) -> str:
+        better = [each for each in self.effects if each.is_better]
+        if not better:
+            without = [each.key for each in self.effects if each.own is None]
+            if without:
+                return f"No run of the recipe itself has finished, so nothing is said to be better: {self.recipe}"
+            return f"Keep the recipe: nothing is better than it beyond the noise.\n  {self.recipe}"
+        typed = " ".join(shlex.quote(each.best.override) for each in better)
+        alone = "" if len(better) == 1 else " Each was measured alone; together they may do otherwise."
+        return f"Better than the recipe beyond the noise.{alone} Type:\n  {self.recipe} {typed}"
+
+    def values(self) -> dict[str, Any]:
+        effects = [
+            {
+                **{"knob": e.key, "effect": e.size, "noise_floor": e.floor, "is_noise": e.is_noise, "p": e.p},
+                **{"seed_deviation": e.noise, "standard_error": e.error, "best": e.best.value, "worst": e.worst.value},
+                **{"values": [place.value for place in e.places], "says": e.said()},
+                "override": e.best.override if e.is_better else None,
+            }
+            for e in self.effects
+        ]
+        return {"objective": self.objective, "seeds": self.seeds, "effects": effects, "unknown": list(self.unknown)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **{"knob": each.key, "value": place.shown, "is_own": place.is_own},
+                "mean": place.mean if place.scores else None,
+                "deviation": place.deviation if len(place.scores) > 1 else None,
+                **{"seeds": len(place.scores), "failed": place.failed, "scores": " ".join(map(repr, place.scores))},
+            }
+            for each in self.effects
+            for place in (*each.places, *each.lost)
+        ]
+
+    def figure(self) -> Figure:
+        from tunelab.analysis.sensitivity_figure import draw
+
+        return draw(self.objective, self.effects)
+
+    def scalars(self) -> Iterator[tuple[str, int, float]]:
+        for each in self.effects:
+            yield f"effect/{each.key}", 0, each.size
+            yield f"noise_floor/{each.key}", 0, each.floor
+            yield from ((f"mean/{each.key}", step, place.mean) for step, place in enumerate(each.places))
+
+
+def sensitivity(
+    knobs: Mapping[str, Sequence[Place]],
+    objective: str,
+    seeds: int,
+    *,
+    maximize: bool,
+    failures: Sequence[str] = (),
+    recipe: str = "python train.py",
+) -> Sensitivity:
+    """Ranks knobs by what they do to a metric.
+
+    Args:
+        knobs: The values of each, with their scores.
+        objective: The metric.
+        seeds: How many each value had.
+        maximize: Whether a higher score is better.
+        failures: A line for each cause of failure.
+        recipe: The command that trains the recipe.
+    """
+    found = [effect(key, places, len(knobs), maximize=maximize) for key, places in knobs.items()]
+    effects = sorted((each for each in found if isinstance(each, Effect)), key=lambda e: (e.is_noise, -e.size))
+    return Sensitivity(objective, effects, [each for each in found if isinstance(each, str)], seeds, failures, recipe)
