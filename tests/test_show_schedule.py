@@ -20,6 +20,11 @@ FAST = ("one_cycle", "cosine_restarts", "plateau")
 Fit = Callable[..., tuple[dict[str, Any], Path]]
 
 
+@pytest.fixture(autouse=True)
+def _no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUNELAB_COMMAND", raising=False)  # which a test before may have left
+
+
 def logged(folder: Path) -> list[dict[str, float]]:
     """The lr of each step in a run's metrics.csv, by column."""
     with (folder / "metrics.csv").open(newline="") as file:
@@ -77,6 +82,7 @@ def test_so_it_is_with_every_optimizer_and_length_of_a_step(overrides: tuple[str
     check_equal(fit, "epochs=4", *overrides)
 
 
+@pytest.mark.slow
 def test_layers_whose_lr_decays_are_named_by_their_layer() -> None:
     answer, _ = shown(*TINY, "epochs=2", "weight_decay=0.1", "parameter_groups.layer_decay=0.5", "size.depth=2")
     assert {name: rates[0] for name, rates in answer.rates.items()} == {
@@ -86,6 +92,7 @@ def test_layers_whose_lr_decays_are_named_by_their_layer() -> None:
     }
 
 
+@pytest.mark.slow
 def test_muon_shows_the_matrices_and_the_rest() -> None:
     answer, _ = shown(*TINY, "epochs=2", "optimizer=muon", "size.depth=2")
     assert {name: rates[0] for name, rates in answer.rates.items()} == {"matrices": 0.02, "rest": 1e-3}
@@ -125,7 +132,9 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("sentence", ODD)
+@pytest.mark.parametrize(
+    "sentence", [each if i < 2 else pytest.param(each, marks=pytest.mark.slow) for i, each in enumerate(ODD)]
+)
 def test_what_is_odd_is_said_with_what_to_type(sentence: str) -> None:
     overrides = ODD[sentence]
     answer, _ = shown(*TINY, *overrides)
@@ -142,6 +151,7 @@ def test_a_schedule_without_oddity_is_told_in_two_lines_and_its_command() -> Non
     ]
 
 
+@pytest.mark.slow
 def test_plateau_says_that_its_falls_are_not_in_it() -> None:
     answer, _ = shown(*TINY, "epochs=11", "scheduler=plateau", "regularization=[early_stopping]")
     assert answer.said().splitlines()[3:5] == [
@@ -151,6 +161,7 @@ def test_plateau_says_that_its_falls_are_not_in_it() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_curve_stands_in_tensorboard_and_the_words_on_the_screen(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,9 @@ from tunelab.errors import counted
 from tunelab.instrument import Answer, progress, train_command
 from tunelab.tuning import inits_figure
 from tunelab.tuning.init_fits import Combination, measure
-from tunelab.tuning.signal import LOST, loses, per_layer, ratios, state
+from tunelab.tuning.signal import LOST, loses, lost_from, per_layer, state
+
+log = logging.getLogger("tunelab")
 
 VERBS = {"fades": "fade", "grows": "grow", "vanishes": "vanish", "explodes": "explode"}
 """Of what becomes of several."""
@@ -64,11 +67,13 @@ class Comparison(Answer):
 
     @property
     def settings(self) -> dict[Setting, list[Combination]]:
-        """The inits of each activation and depth, the lowest loss first."""
+        """The inits of each activation and depth, the lowest loss first; behind them those whose units are alike."""
         found: dict[Setting, list[Combination]] = {}
         for each in self.combinations:
             found.setdefault((each.activation, each.depth), []).append(each)
-        return {setting: sorted(inits, key=lambda each: each.mean) for setting, inits in found.items()}
+        return {
+            setting: sorted(inits, key=lambda each: (bool(each.alike), each.mean)) for setting, inits in found.items()
+        }
 
     def tied(self, inits: Sequence[Combination]) -> list[Combination]:
         """Those whose loss is not above the lowest by more than the seeds' noise; of a single seed the lowest alone."""
@@ -77,6 +82,8 @@ class Comparison(Answer):
             return list(inits)
         same = [best]
         for other in others:
+            if other.alike and not best.alike:
+                continue
             differences = [b - a for a, b in zip(best.last, other.last, strict=True)]
             if self.seeds > 1 and math.isfinite(other.mean) and statistics.fmean(differences) <= noise(differences):
                 same.append(other)
@@ -127,10 +134,11 @@ class Comparison(Answer):
                 f"; {listed(others)} differ{'s' * (len(others) == 1)} by less than the seeds' noise" if others else ""
             )
             return f"no init trains better than {best.init}, the recipe's own: {loss}{equal}."
-        than = f", where {own.init} has {own.mean:.3g}" if own and math.isfinite(own.mean) else ""
-        than += " (within the seeds' noise, but the signal is lost on its way)" if own in same else ""
-        than = f", where {own.init} diverges" if own and not math.isfinite(own.mean) else than
-        equal = f"; within the noise: {listed([name for name in others if name != self.own[0]])}" if others else ""
+        if best is not inits[0]:
+            lower = f"{inits[0].init}, whose {inits[0].mean:.3g} is lower by less than the seeds' noise"
+            return f"{best.init} lets more of the signal through than {lower}: {loss}."
+        than = f", where {own.init} {f'has {own.mean:.3g}' if math.isfinite(own.mean) else 'diverges'}" if own else ""
+        equal = f"; within the seeds' noise: {listed(others)}" if others else ""
         return f"{best.init} trains best: {loss}{than}{equal}."
 
     def _table(self) -> Iterator[str]:
@@ -200,12 +208,11 @@ def trouble(found: Combination) -> str:
     parts = []
     for what, of_layers in (("activations", found.activations), ("gradients", dict([*found.gradients.items()][::-1]))):
         values = list(of_layers.values())
-        shares, factor = dict(zip(of_layers, ratios(values), strict=True)), per_layer(values)
-        lost = [path for path, share in shares.items() if not LOST <= share <= 1 / LOST]
+        factor, lost = per_layer(values), list(of_layers)[lost_from(values) :]
         rate = f", {_times(factor)} a layer" if factor else ""
         word = state(values)
         if word in ("vanishes", "explodes"):
-            parts.append(f"{what} {VERBS[word]} in {span(lost) if lost else 'every layer'}{rate}")
+            parts.append(f"{what} {VERBS[word]} in {span(lost)}{rate}")
         elif factor and word != "kept" and loses(values):
             layers = math.ceil(abs(math.log(LOST) / math.log(factor)))
             parts.append(f"{what} would {'vanish' if factor < 1 else 'explode'} within {layers} layers{rate}")
@@ -256,6 +263,10 @@ def compare(
         ConfigError: If the data or the model does not allow it.
         SystemExit: With 130 or 143 if the process was told to end.
     """
-    with progress(len(recipes) * seeds) as advance:
-        found = [measure(recipe, init, activation, seeds, advance) for init, activation, recipe in recipes]
+    try:
+        with progress(len(recipes) * seeds) as advance:
+            found = [measure(recipe, init, activation, seeds, advance) for init, activation, recipe in recipes]
+    except (KeyboardInterrupt, SystemExit):
+        log.info("Interrupted: what was measured so far is not kept.")
+        raise
     return Comparison(found, own, overrides, keys)

@@ -138,18 +138,33 @@ def ratios(variances: Sequence[float]) -> list[float]:
 
 
 def state(variances: Sequence[float]) -> str:
-    """What becomes of a signal: kept, fades, grows, vanishes or explodes.
+    """What becomes of a signal by the last layer that it reaches: kept, fades, grows, vanishes or explodes.
 
     Args:
         variances: Of each layer, in the direction in which the signal goes.
     """
-    if not all(map(math.isfinite, variances)) or max(ratios(variances)) > 1 / LOST:
+    if not all(map(math.isfinite, variances)):
         return "explodes"
-    if not variances[0] or min(ratios(variances)) < LOST:
+    end = ratios(variances)[-1]
+    if not variances[0] or end < LOST:
         return "vanishes"
-    if min(ratios(variances)) < FADED or max(ratios(variances)) > 1 / FADED or loses(variances):
-        return "fades" if variances[-1] < variances[0] else "grows"
-    return "kept"
+    if end > 1 / LOST:
+        return "explodes"
+    if FADED <= end <= 1 / FADED and not loses(variances):
+        return "kept"
+    return "fades" if end < 1 else "grows"
+
+
+def lost_from(variances: Sequence[float]) -> int:
+    """The first layer from which on the signal is lost, counted from 0; as many as there are if it is not.
+
+    A layer of a branch, which alone has little of it, is none: what goes past it has the signal.
+
+    Args:
+        variances: Of each layer, in the direction in which the signal goes.
+    """
+    sound = [number for number, share in enumerate(ratios(variances)) if LOST <= share <= 1 / LOST]
+    return sound[-1] + 1 if sound and variances[0] else 0
 
 
 def loses(variances: Sequence[float]) -> bool:
