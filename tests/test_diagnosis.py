@@ -160,7 +160,7 @@ def test_a_run_without_curves_or_facts_gets_no_verdict() -> None:
         ),
         (
             too_few_epochs,
-            *(healthy(val=[NOTHING] * 9 + [(0.5 + fell) * NOTHING] + [0.5 * NOTHING] * 10) for fell in (0.029, 0.031)),
+            *(healthy(val=[NOTHING] * 9 + [(0.5 + fell) * NOTHING] + [0.5 * NOTHING] * 10) for fell in (0.024, 0.026)),
         ),
         (
             too_few_epochs,
@@ -283,6 +283,19 @@ def test_a_run_that_was_stopped_says_nothing_of_its_epochs() -> None:
     stopped = {"epochs_asked": 40}
     assert too_few_epochs(healthy(val=[2.0 - 0.05 * e for e in range(20)], result=stopped)) is None
     assert too_many_epochs(healthy(val=[1.0, *[0.05] * 19], train=falling(0.0, 1), result=stopped)) is None
+
+
+@pytest.mark.parametrize("status", ["interrupted", "pruned"])
+def test_a_run_that_did_not_end_by_itself_may_have_been_about_to_learn(status: str) -> None:
+    flat: dict[str, Any] = {"train": [NOTHING] * 20, "val": [NOTHING] * 20, "update_ratio": [1e-6] * 3}
+    assert {found.name for found in diagnose(healthy({"parameters": 100}, **flat))} == {"lr_too_low", "model_too_small"}
+    assert diagnose(healthy({"parameters": 100}, **flat, result={"status": status})) == []
+
+
+def test_overfitting_is_seen_where_regularization_holds_the_training_loss_above_that_of_validation() -> None:
+    rising = falling(0.05)[:10] + [0.5] * 10
+    found = verdict(overfit(healthy(train=falling(1.2), val=rising)))
+    assert found.evidence.startswith("the validation loss rose from 0.0652 at epoch 10 to 0.5")
 
 
 def test_a_pace_is_that_at_the_peak_of_the_lr_whatever_the_schedule_took_off() -> None:

@@ -18,10 +18,14 @@ def fact(evidence: Evidence, name: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
+def is_over(evidence: Evidence) -> bool:
+    """Whether the run came to an end of its own: one that was interrupted or pruned may have been about to learn."""
+    return evidence.result.get("status") == "finished"
+
+
 def ran_to_its_end(evidence: Evidence) -> bool:
     """Whether every epoch asked for was trained: an end that something else set says nothing of the number asked."""
-    result = evidence.result
-    return result.get("status") == "finished" and result.get("epochs") == result.get("epochs_asked")
+    return is_over(evidence) and evidence.result.get("epochs") == evidence.result.get("epochs_asked")
 
 
 def knowing_nothing(evidence: Evidence) -> float | None:

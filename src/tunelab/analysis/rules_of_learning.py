@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from tunelab.analysis.readings import (
     by_epoch,
     dial,
     fact,
+    is_over,
     knowing_nothing,
     lowest,
     number,
@@ -38,10 +40,10 @@ STUCK = 0.5
 CRAWLING, HEALTHY_PACE = 3e-4, 2e-3
 """Of a layer that a step moves at the peak of the lr: below the first it hardly moves; the second is usual."""
 
-STILL_FALLING, LEFT = 0.03, 0.08
+STILL_FALLING, LEFT = 0.025, 0.08
 """Of the loss of knowing nothing: that validation fell by in the second half of the run, and that was left at its end.
 
-A decaying lr has healthy runs fall by 0.02 to the end, and by 0.03 down to a loss that is next to nothing.
+A decaying lr has healthy runs fall by 0.02 to the end, and by 0.03 where next to nothing is left.
 """
 
 HIGH, HARDLY = 0.1, 0.8
@@ -120,7 +122,7 @@ def lr_too_low(evidence: Evidence) -> Verdict | None:
     """Steps so small that the weights hardly move and most of the loss is left."""
     pace, val, nothing = paces(evidence), by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence)
     curve = val if len(val) else by_epoch(evidence.curve("train/loss"))
-    if not len(pace) or not len(curve) or nothing is None:
+    if not len(pace) or not len(curve) or nothing is None or not is_over(evidence):
         return None
     fastest, left = max(pace.values), at_the_end(curve)
     if not 0 < fastest < CRAWLING or left < STUCK * nothing:
@@ -168,7 +170,7 @@ def model_too_small(evidence: Evidence) -> Verdict | None:
         return None
     high, low = at_the_end(val), at_the_end(train)
     few = parameters < FEW_PARAMETERS * examples
-    if not few or high < HIGH * nothing or low < HIGH * nothing or high - low > HIGH * nothing:
+    if not few or not is_over(evidence) or high < HIGH * nothing or low < HIGH * nothing or high - low > HIGH * nothing:
         return None
     return Verdict(
         "model_too_small",
@@ -184,7 +186,9 @@ def model_too_small(evidence: Evidence) -> Verdict | None:
 def nothing_learned(evidence: Evidence) -> Verdict | None:
     """A loss that hardly fell, whatever the reason."""
     train, nothing = by_epoch(evidence.curve("train/loss")), knowing_nothing(evidence)
-    if not len(train) or nothing is None or (left := at_the_end(train)) < HARDLY * nothing:
+    if not len(train) or nothing is None or not is_over(evidence):
+        return None
+    if (left := at_the_end(train)) < HARDLY * nothing:
         return None
     return Verdict(
         "nothing_learned",
@@ -205,13 +209,14 @@ def overfit(evidence: Evidence) -> Verdict | None:
         return None
     best, end = lowest(val), at_the_end(val)
     rise, low = end - val.values[best], at_the_end(train)
-    if rise < RISEN * nothing or low > val.values[best]:
+    then = dict(zip(train.epochs, train.values, strict=True)).get(val.epochs[best], math.inf)
+    if rise < RISEN * nothing or low >= then:
         return None
     return Verdict(
         "overfit",
         "The model overfits: it goes on learning its training examples, and validation gets worse.",
         f"the validation loss rose from {number(val.values[best])} at epoch {val.epochs[best] + 1} to {number(end)}, "
-        f"while the training loss fell to {number(low)}",
+        f"while the training loss fell from {number(then)} to {number(low)}",
         between(rise / nothing, RISEN, 3 * RISEN, (0.75, 0.97)),
         _regularized(evidence),
         f"Or stop at about epoch {val.epochs[best] + 1}.",
