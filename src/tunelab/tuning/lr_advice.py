@@ -42,6 +42,12 @@ RESCALED = Family(
     1.0,
     "its steps have about one size whatever the gradient, so the middle of the valley is far from both its ends",
 )
+FIXED = Family(
+    "steps of a fixed size",
+    0.0,
+    1.0,
+    "each of its steps is as long as the lr says, near the minimum too, so it is the lower end of the valley",
+)
 ORTHOGONAL = Family(
     "orthogonal steps",
     0.0,
@@ -53,8 +59,9 @@ UNKNOWN = Family("steps of a kind unknown here", 1 / 2, 1.0, "of an optimizer un
 
 FAMILIES: Mapping[str, Family] = {
     **dict.fromkeys(("SGD", "SAM", "ScheduleFreeSGD"), GRADIENT),
-    **dict.fromkeys(("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "ScheduleFreeAdamW", "Lion", "Lamb"), RESCALED),
-    **dict.fromkeys(("RMSprop", "Adagrad", "Adadelta", "Adafactor"), RESCALED),
+    **dict.fromkeys(("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "ScheduleFreeAdamW"), RESCALED),
+    **dict.fromkeys(("RMSprop", "Adagrad", "Adadelta"), RESCALED),
+    **dict.fromkeys(("Lion", "Lamb", "Adafactor"), FIXED),
     "Muon": ORTHOGONAL,
 }
 """By the name of the optimizer's class. Places and factors were chosen on a grid, benchmarks/find_lr.py."""
@@ -67,9 +74,10 @@ def family_of(optimizer: Mapping[str, Any]) -> Family:
 
 
 def recommended(curve: Curve, family: Family) -> float:
-    """The lr that a curve speaks for."""
+    """The lr that a curve speaks for, which is not past where the loss only rises."""
     low, high = curve.valley
-    return float(low ** (1 - family.place) * high**family.place) * family.factor
+    wanted = float(low ** (1 - family.place) * high**family.place) * family.factor
+    return wanted if curve.divergence is None else min(wanted, curve.divergence)
 
 
 @dataclass(frozen=True)

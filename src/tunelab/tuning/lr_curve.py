@@ -87,9 +87,9 @@ class Curve:
 
     @cached_property
     def _noise(self) -> float:
-        """Four standard deviations of the losses of the first steps, whose lr moves little."""
-        first = self.finite[: max(10, len(self.rates) // 10)]
-        return 4 * float(np.std(first)) if first else 0.0
+        """Four standard deviations of a step's loss, from what lies between those of the first steps."""
+        between = np.diff(self.finite[: max(10, len(self.rates) // 10)])
+        return 4 * float(np.std(between)) / math.sqrt(2) if len(between) else 0.0
 
     @cached_property
     def _lowest(self) -> int:
@@ -107,7 +107,7 @@ class Curve:
     @property
     def falls(self) -> bool:
         """Whether the loss falls at all, by more than its noise."""
-        return bool(self.gain > max(self._noise / 2, LEAST_GAIN * abs(self.smoothed[0]))) if self.smoothed else False
+        return bool(self.gain > max(self._noise, LEAST_GAIN * abs(self.smoothed[0]))) if self.smoothed else False
 
     @property
     def minimum(self) -> float:

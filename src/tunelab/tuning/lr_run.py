@@ -16,8 +16,8 @@ from tunelab.tuning.lr_range import Plan, find_lr, with_value
 
 log = logging.getLogger("tunelab")
 
-SEEDS = 3
-"""Of a run's own range test: enough for a median."""
+PLAN = Plan(seeds=3)
+"""Of a run's own range test: enough seeds for a median."""
 
 NAME = "find_lr"
 """What it leaves in the run's folder is called so."""
@@ -39,8 +39,8 @@ def with_found_lr(cfg: DictConfig, folder: Path, checkpoint: Path | None) -> Dic
     if checkpoint is not None:
         lr = float(RunFolder(checkpoint.parent.parent).config.lr)
     else:
-        log.info("find_lr: a range test over %d seeds comes first.", SEEDS)
-        found = find_lr(cfg, Plan(seeds=SEEDS))
+        log.info("find_lr: a range test over %d seeds comes first.", PLAN.seeds)
+        found = find_lr(cfg, PLAN)
         _leave(found, folder)
         log.info("find_lr: %s", found.line())
         lr = found.lr

@@ -1,0 +1,260 @@
+"""The learning-rate range test: its curves in closed form, what it finds against an independent number, its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+from test_command import refused, typed
+
+import tunelab
+from tunelab import conf_folder
+from tunelab.config import validate
+from tunelab.errors import ConfigError
+from tunelab.tuning import lr_run
+from tunelab.tuning.fits import fit as fit_aside
+from tunelab.tuning.lr_advice import family_of
+from tunelab.tuning.lr_curve import Curve, rising_rates, smoothed
+from tunelab.tuning.lr_range import Plan, _groups_of, _Ramp, _without_schedule, find_lr, with_value
+
+SCRIPT = "scripts/find_lr.py"
+SMALL = ("size=tiny", "threads=1", "callbacks=[]", "logger=[]", "trainer.enable_progress_bar=false")
+RATES = rising_rates(1e-6, 1.0, 301)
+LOGS = np.log10(RATES)
+
+Compose = Callable[..., DictConfig]
+
+
+# ---- curves
+
+
+def test_the_smoothed_loss_is_the_weighted_mean_of_all_losses_so_far() -> None:
+    losses = [3.0, 1.0, 4.0, 1.0, 5.0]
+    found = smoothed(losses, 0.7)
+    for k, value in enumerate(found):
+        weights = 0.7 ** np.arange(k, -1, -1)
+        assert value == pytest.approx(float(weights @ losses[: k + 1] / weights.sum()))
+    assert found[0] == 3.0
+    assert smoothed([2.0] * 50, 0.9) == pytest.approx([2.0] * 50)
+    assert smoothed(losses, 0.0) == losses
+
+
+def test_rates_are_evenly_spaced_on_a_log_scale() -> None:
+    rates = rising_rates(1e-4, 1.0, 5)
+    assert rates == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_steepest_fall_is_at_the_inflection_of_the_curve_though_it_is_noisy(seed: int) -> None:
+    noise = 0.05 * np.random.default_rng(seed).standard_normal(301)
+    losses = 2.3 - 2.0 / (1 + np.exp(-(LOGS - np.log10(1e-3)) / 0.25)) + noise
+    curve = Curve(0, RATES, losses.tolist())
+    # the average lags by what it remembers, a fifth of a decade
+    assert 0.7e-3 < curve.steepest < 2.5e-3
+    assert not curve.has_diverged
+    assert curve.divergence is None
+
+
+def test_the_valley_and_the_divergence_of_a_known_curve() -> None:
+    losses = np.where(LOGS < -4, 2.0, np.where(LOGS < -3, 2.0 - (LOGS + 4), 1.0))
+    losses = np.where(LOGS > -1, 1.0 + 10 * (LOGS + 1), losses)
+    curve = Curve(0, RATES, losses.tolist())
+    low, high = curve.valley
+    assert 10**-3.3 <= low <= 10**-3  # 0.3 above the lowest at 10^-3.3, and the lag of the average
+    assert 10**-1 < high < 10**-0.8
+    assert curve.divergence == pytest.approx(0.1, rel=0.06)  # one step of the grid
+    assert 10**-3 <= curve.minimum < 0.11
+
+
+def test_a_curve_that_only_wavers_does_not_fall() -> None:
+    losses = 2.3 + 0.05 * np.random.default_rng(0).standard_normal(301)
+    assert not Curve(0, RATES, losses.tolist()).falls
+
+
+# ---- fits
+
+
+@pytest.fixture
+def line(tmp_path: Path, compose: Compose) -> tuple[DictConfig, float]:
+    """Linear regression on a column, all of it at once by gradient descent, and the largest stable lr, 2 / curvature.
+
+    The column and the target are normalized, so weight and bias have the same curvature.
+    """
+    x = np.random.default_rng(0).normal(size=60)
+    pd.DataFrame({"x": 3 * x + 1, "y": 2 * x}).to_csv(tmp_path / "line.csv", index=False)
+    cfg = compose(
+        *(f"data.path='{tmp_path / 'line.csv'}'", "data=csv", "data.target=y", "task=regression", "loss=mse"),
+        *("objective=val/loss", "optimizer=sgd", "batch_size=full", "threads=1", "callbacks=[]", "logger=[]"),
+        *("trainer.enable_progress_bar=false", "data.val_fraction=0", "data.test_fraction=0", "activation=relu"),
+    )
+    linear = {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 1, "out_features": 1}
+    cfg.model = OmegaConf.create(linear)
+    inputs = np.stack([(x - x.mean()) / x.std(), np.ones(60)], axis=1)
+    curvature = 2 * np.linalg.eigvalsh(inputs.T @ inputs / 60).max()
+    return cfg, 2 / curvature
+
+
+def test_on_a_quadratic_it_diverges_from_two_over_the_curvature(line: tuple[DictConfig, float]) -> None:
+    cfg, stable = line
+    step = 1.5  # steps over the lr that solves it at once, from which nothing would grow again
+    found = find_lr(cfg, Plan(min_lr=1e-3, max_lr=1e-3 * step**28, steps=29, seeds=1))
+    assert found.divergence is not None
+    assert stable / step <= found.divergence <= stable * step
+    assert found.lr <= found.divergence * 1.05  # in two digits
+
+
+class Rates(Callback):
+    """Notes the lr of each group that a step was made with."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("parameter_groups.layer_decay=0.5", "scheduler=one_cycle", "warmup_steps=1"), [1.0, 0.5]),
+        pytest.param(("optimizer=muon", "size.depth=2"), None, marks=pytest.mark.slow),
+    ],
+)
+def test_each_group_follows_the_lr_as_it_does_in_a_run(
+    compose: Compose, overrides: tuple[str, ...], expected: list[float] | None
+) -> None:
+    still = _without_schedule(compose(*SMALL, *overrides), 20)
+    rates, seen = rising_rates(1e-4, 1e-2, 20), Rates()
+    fit_aside(still, [_Ramp(0, rates, _groups_of(still), lambda found: None), seen])
+    assert len(seen.seen) == 20
+    for rate, groups in zip(rates, seen.seen, strict=True):
+        if expected is None:  # the rest has its own lr, whatever that of the matrices
+            assert {f"{group:.4g}" for group in groups} == {f"{rate:.4g}", "0.001"}
+        else:
+            assert {round(group / rate, 6) for group in groups} == set(expected)
+
+
+@pytest.mark.slow
+def test_gradients_accumulate_as_in_a_run_and_the_loss_of_a_step_is_the_mean_of_its_batches(compose: Compose) -> None:
+    whole = find_lr(compose(*SMALL, "data=iris", "batch_size=full", "optimizer=sgd"), Plan(steps=30, seeds=1)).curves[0]
+    halves = compose(*SMALL, "data=iris", "batch_size=60", "optimizer=sgd", "trainer.accumulate_grad_batches=2")
+    parts = find_lr(halves, Plan(steps=30, seeds=1)).curves[0]
+    assert parts.losses[:20] == pytest.approx(whole.losses[:20], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_recipe_whose_interpolations_have_been_followed_has_the_same_curves(compose: Compose) -> None:
+    cfg = compose(*SMALL, "regularization=[early_stopping]", "scheduler=plateau", "scheduler.patience=2")
+    cfg.name = "test"
+    followed = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    assert isinstance(followed, DictConfig)
+    plan = Plan(min_lr=1e-4, max_lr=1, steps=40, seeds=2)
+    one, other = find_lr(cfg, plan), find_lr(followed, plan)
+    assert [curve.losses for curve in one.curves] == [curve.losses for curve in other.curves]
+    assert one.curves[0].losses != one.curves[1].losses
+    changed = with_value(followed, "lr", 0.123)
+    assert changed.optimizer.lr == changed.task.optimizer.lr == changed.lr == 0.123
+
+
+@pytest.mark.slow
+def test_what_does_not_fall_and_what_diverges_everywhere_is_said(compose: Compose) -> None:
+    cfg = compose(*SMALL, "optimizer=sgd")
+    with pytest.raises(ConfigError, match=r"but it stays at 2\.\d+ from lr 1e-07 to 1e-06"):
+        find_lr(cfg, Plan(max_lr=1e-6, steps=20, seeds=1))
+    with pytest.raises(ConfigError, match=r"but it diverges at every lr from 1000 on: 2.* at the first step"):
+        find_lr(cfg, Plan(min_lr=1e3, max_lr=1e6, steps=30, seeds=1))
+    with pytest.raises(ConfigError, match="got lbfgs, whose search along a line finds the length"):
+        find_lr(compose(*SMALL, "optimizer=lbfgs"), Plan())
+
+
+@pytest.mark.parametrize("path", sorted((conf_folder() / "optimizer").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_optimizer_of_the_catalogue_has_a_family(path: Path) -> None:
+    assert path.stem == "lbfgs" or "unknown" not in family_of(OmegaConf.load(path).optimizer).name
+
+
+# ---- the tool, and a run
+
+
+@pytest.mark.slow
+def test_the_tool_leaves_its_answer_and_says_what_to_type(tmp_path: Path) -> None:
+    answer = tunelab.find_lr(*SMALL, "seeds=2", "steps=50", "min_lr=1e-4")
+    told = answer.said()
+    assert told.endswith(f"To use it: lr={answer.values()['lr']:g}")
+    assert len(answer.values()["seeds"]) == 2
+    (tmp_path / "find_lr").mkdir()
+    answer.save(tmp_path / "find_lr")
+    rows = pd.read_csv(tmp_path / "find_lr" / "answer.csv")
+    first = rows[rows["seed"] == 0]
+    assert first["lr"].iloc[0] == 1e-4
+    assert first["smoothed"].iloc[0] == first["loss"].iloc[0]
+    assert json.loads((tmp_path / "find_lr" / "answer.json").read_text())["lr"] == answer.values()["lr"]
+
+
+def test_the_plan_has_the_numbers_of_its_file() -> None:
+    file = OmegaConf.load(conf_folder() / "find_lr.yaml")
+    assert {key: file[key] for key in ("min_lr", "max_lr", "steps", "seeds")} == vars(Plan())
+
+
+def test_what_cannot_be_is_refused_in_words_and_at_once(tmp_path: Path, compose: Compose) -> None:
+    text = refused(typed(tmp_path, "min_lr=1", "max_lr=0.1", "batch_size=0", script=SCRIPT), 1)
+    assert "`min_lr` must be less than max_lr, got min_lr=1, max_lr=0.1." in text
+    assert "`batch_size` must be at least 1" in text
+    text = refused(typed(tmp_path, "min_lr=0", "seeds=0", script=SCRIPT), 1)
+    assert "`min_lr` must be greater than 0, got 0. Try min_lr=1e-07." in text
+    assert "`seeds` must be at least 1, got 0. Try seeds=5." in text
+    text = refused(typed(tmp_path, "steps=30", script=SCRIPT), 1)
+    assert "`steps` must be at least 80 from lr 1e-07 to 10, 10 for each tenfold, got 30. Try steps=160." in text
+    with pytest.raises(ConfigError, match="`lr` must be left out with find_lr=true, which finds one, got"):
+        validate(compose("lr=0.1", "find_lr=true"), ["lr", "find_lr"])
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's own range test in fewer steps."""
+    monkeypatch.setattr(lr_run, "PLAN", Plan(min_lr=1e-4, steps=50, seeds=1))
+
+
+def test_a_run_that_finds_its_lr_is_the_run_that_is_told_it(
+    short: None, fit: Callable[..., tuple[dict[str, Any], Path]]
+) -> None:
+    recipe = ("data=iris", "size=tiny", "epochs=3", "callbacks=[checkpoint,lr]", "logger=[csv]", "dropout=0.1")
+    found, folder = fit(*recipe, "find_lr=true", "trainer.log_every_n_steps=1")
+    record = OmegaConf.load(folder / "config.yaml")
+    assert record.find_lr is False
+    assert record.lr == json.loads((folder / "find_lr.json").read_text())["lr"] == record.optimizer.lr
+    told, other = fit(*recipe, f"lr={record.lr}", "trainer.log_every_n_steps=1")
+    assert (folder / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    weights = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (folder, other)
+    ]
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name
+    assert found["objective"] == told["objective"]
+    metrics = pd.read_csv(folder / "metrics.csv")
+    rates = metrics[[column for column in metrics if column.startswith("lr")]].max().max()
+    assert rates == pytest.approx(record.lr)  # the peak of the schedule, at its first step
+
+
+@pytest.mark.slow
+def test_the_lr_found_must_agree_with_the_schedule(
+    short: None, fit: Callable[..., tuple[dict[str, Any], Path]]
+) -> None:
+    # below the lr of the file, above what is found
+    with pytest.raises(ConfigError, match=r"`scheduler.eta_min` must be less than lr, got eta_min=0.99, lr=0\.\d+"):
+        fit(
+            "size=tiny",
+            "epochs=2",
+            "optimizer=adadelta",
+            "optimizer._target_=torch.optim.Adam",
+            "~optimizer.rho",
+            "scheduler.eta_min=0.99",
+            "find_lr=true",
+        )
