@@ -55,7 +55,6 @@ def train(
     prepare_process(cfg)
     check_devices(cfg)
     first_step, over = check_resumable(checkpoint, cfg) if checkpoint else (0, False)
-
     data, task = parts(cfg, resumed=checkpoint is not None)
     objective, clock = Objective(cfg.objective, cfg.objective_direction), Clock()
     leads = ranks.rank() == 0  # the only one that writes
