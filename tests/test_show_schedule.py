@@ -75,8 +75,10 @@ def test_groups_whose_lr_differs_are_curves_of_their_own_as_a_run_logs_them(fit:
         ("trainer.accumulate_grad_batches=2", "batch_size=16"),
         ("+trainer.max_steps=5",),
         ("regularization=[swa]",),
+        ("batch_growth=factor", "batch_growth.every_epochs=1", "batch_size=16", "warmup_steps=3"),
+        ("batch_growth=factor", "batch_growth.every_epochs=1", "batch_size=16", "batch_growth.by=accumulation"),
     ],
-    ids=lambda overrides: overrides[0],
+    ids=lambda overrides: overrides[-1],
 )
 def test_so_it_is_with_every_optimizer_and_length_of_a_step(overrides: tuple[str, ...], fit: Fit) -> None:
     check_equal(fit, "epochs=4", *overrides)
