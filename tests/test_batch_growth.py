@@ -35,6 +35,14 @@ GIVEN = ("batch_growth=schedule", "batch_growth.after_epochs=[1,4]", "batch_grow
 ACCUMULATED = "batch_growth.by=accumulation"
 
 
+def first(*cases: Any, of: int = 1) -> list[Any]:
+    """Cases of which all but the first are slow: each of them is a fit."""
+    return [
+        pytest.param(*(c if isinstance(c, tuple) else (c,)), marks=[pytest.mark.slow] * (i >= of))
+        for i, c in enumerate(cases)
+    ]
+
+
 class Seen(Callback):
     """Of each batch its inputs, of each step its lr, and of each epoch what the trainer says of it."""
 
@@ -109,7 +117,7 @@ def test_sizes_do_not_depend_on_how_long_the_run_is() -> None:
 
 @pytest.mark.parametrize(
     ("words", "sizes"),
-    [(DOUBLED, [16, 16, 32, 32, 50, 50]), (GIVEN, [16, 48, 48, 48, 96, 96])],
+    first((DOUBLED, [16, 16, 32, 32, 50, 50]), (GIVEN, [16, 48, 48, 48, 96, 96])),
 )
 def test_each_epoch_has_its_batch_size_and_all_examples_in_the_order_without_growth(
     fit_with: Callable[..., Any], words: tuple[str, ...], sizes: list[int]
@@ -134,7 +142,7 @@ def test_batch_size_stands_beside_lr_in_the_record(fit: Callable[..., Any]) -> N
     assert "batch_size" not in (fit(*IRIS)[1] / "metrics.csv").read_text()
 
 
-@pytest.mark.parametrize(("limit", "batches"), [("3", [3, 3, 3, 3, 3, 3]), ("0.5", [4, 4, 2, 2, 1, 1])])
+@pytest.mark.parametrize(("limit", "batches"), first(("0.5", [4, 4, 2, 2, 1, 1]), ("3", [3, 3, 3, 3, 3, 3])))
 def test_a_limit_of_batches_holds_for_each_epoch(fit_with: Callable[..., Any], limit: str, batches: list[int]) -> None:
     seen = Seen()
     fitted = fit_with([seen], *IRIS, *DOUBLED, f"trainer.limit_train_batches={limit}")
@@ -142,11 +150,13 @@ def test_a_limit_of_batches_holds_for_each_epoch(fit_with: Callable[..., Any], l
     assert fitted.task.total_steps == fitted.trainer.global_step == sum(batches)
 
 
+@pytest.mark.slow
 def test_larger_batches_that_accumulate_too_are_counted_in_steps(fit_with: Callable[..., Any]) -> None:
     fitted = fit_with([], *IRIS, *DOUBLED, "trainer.accumulate_grad_batches=3")
     assert fitted.task.total_steps == fitted.trainer.global_step == 2 * (3 + 2 + 1)
 
 
+@pytest.mark.slow
 def test_a_number_of_steps_ends_the_run_and_its_schedule(fit_with: Callable[..., Any]) -> None:
     seen = Seen()
     fitted = fit_with([seen], *IRIS, *DOUBLED, "+trainer.max_steps=20", "batch_growth.lr_rule=none", "lr=0.1")
@@ -154,6 +164,7 @@ def test_a_number_of_steps_ends_the_run_and_its_schedule(fit_with: Callable[...,
     assert seen.rates[-1][0] == pytest.approx(0.1 * (1 + math.cos(math.pi * 19 / 20)) / 2, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_pictures_that_stay_on_the_disk_come_in_growing_batches(fit_with: Callable[..., Any], tmp_path: Path) -> None:
     words = (*local_files("image_folder", tmp_path), "data=image_folder", "data.in_memory=false", "data.workers=0")
     seen = Seen()
@@ -175,8 +186,9 @@ def test_pictures_that_stay_on_the_disk_come_in_growing_batches(fit_with: Callab
 RULES = {"linear": lambda ratio: ratio, "sqrt": math.sqrt, "none": lambda ratio: 1.0}
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("by", ["batch_size", "accumulation"])
+@pytest.mark.parametrize(
+    ("rule", "by"), first(*((rule, by) for by in ("batch_size", "accumulation") for rule in RULES))
+)
 def test_lr_is_that_of_the_schedule_over_the_real_steps_times_the_rule_in_all_groups(
     fit_with: Callable[..., Any], rule: str, by: str
 ) -> None:
@@ -191,7 +203,7 @@ def test_lr_is_that_of_the_schedule_over_the_real_steps_times_the_rule_in_all_gr
 
 @pytest.mark.parametrize(
     ("optimizer", "ratio"),
-    [("sgd", 2), ("adamw", math.sqrt(2)), ("sam", 2), ("sam optimizer.base=adamw", math.sqrt(2)), ("lbfgs", 1)],
+    first(("adamw", math.sqrt(2)), ("sgd", 2), ("sam", 2), ("sam optimizer.base=adamw", math.sqrt(2)), ("lbfgs", 1)),
 )
 def test_lr_follows_by_the_rule_of_the_optimizer(fit_with: Callable[..., Any], optimizer: str, ratio: float) -> None:
     seen = Seen()
@@ -200,6 +212,7 @@ def test_lr_follows_by_the_rule_of_the_optimizer(fit_with: Callable[..., Any], o
     assert (seen.rates[0][0], seen.rates[-1][0]) == pytest.approx((0.01, 0.01 * ratio), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_plateau_and_warmup_take_the_rule_on_top(fit_with: Callable[..., Any]) -> None:
     seen = Seen()
     words = ("scheduler=plateau", "scheduler.patience=5", "warmup_steps=11", "batch_growth.lr_rule=linear", "lr=0.01")
@@ -233,6 +246,7 @@ def test_forms_that_count_epochs_count_real_ones() -> None:
 # ---- accumulation
 
 
+@pytest.mark.slow
 def test_accumulating_is_the_same_run_with_smaller_batches(fit_with: Callable[..., Any]) -> None:
     words = (*IRIS, *GIVEN, "optimizer=sgd", "lr=0.1")
     large, small = Seen(), Seen()
@@ -245,7 +259,7 @@ def test_accumulating_is_the_same_run_with_smaller_batches(fit_with: Callable[..
         torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("count", "last"), [(8, 120), (4, 56), (7, 8)])
+@pytest.mark.parametrize(("count", "last"), first((4, 56), (8, 120), (7, 8)))
 def test_an_epochs_last_step_has_the_gradient_of_one_batch_of_its_examples(
     fit_with: Callable[..., Any], count: int, last: int
 ) -> None:
@@ -266,7 +280,7 @@ def test_an_epochs_last_step_has_the_gradient_of_one_batch_of_its_examples(
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [
+    first(
         (("batch_growth=factor", "batch_size=full"), "`batch_growth` must be none with batch_size=full"),
         (("batch_growth=factor", "batch_growth.factor=1"), "`batch_growth.factor` must be greater than 1, got 1."),
         (
@@ -319,7 +333,8 @@ def test_an_epochs_last_step_has_the_gradient_of_one_batch_of_its_examples(
             "`batch_growth.batch_sizes` must be divisible by the 2 devices that share them, got 129. "
             "Try 'batch_growth.batch_sizes=[130,256]'.",
         ),
-    ],
+        of=5,
+    ),
 )
 def test_growth_that_contradicts_the_recipe_is_refused_with_what_to_type(
     compose: Callable[..., Any], words: tuple[str, ...], sentence: str
@@ -332,7 +347,7 @@ def test_growth_that_contradicts_the_recipe_is_refused_with_what_to_type(
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [
+    first(
         (
             ("batch_growth=factor", "batch_growth.maximum=500", "batch_growth.every_epochs=2"),
             "`batch_growth.maximum` must be at most the 120 training examples, got 500. Try batch_growth.maximum=null.",
@@ -351,7 +366,7 @@ def test_growth_that_contradicts_the_recipe_is_refused_with_what_to_type(
             "`trainer.val_check_interval` must be at most the 3 batches that an epoch will have as they grow, got 6. "
             "Try trainer.val_check_interval=1.0.",
         ),
-    ],
+    ),
 )
 def test_growth_that_the_data_or_the_model_does_not_allow_is_refused_before_the_first_step(
     tmp_path: Path, words: tuple[str, ...], sentence: str
@@ -418,7 +433,7 @@ def fit_own(compose: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 OWN = ("batch_growth=schedule", "batch_growth.after_epochs=[1,2]", "batch_growth.batch_sizes=[16,40]")
 
 
-@pytest.mark.parametrize("kind", ["plain", "whole"])
+@pytest.mark.parametrize("kind", first("plain", "whole"))
 def test_a_loader_of_the_users_own_grows_too(fit_own: Callable[..., Any], kind: str) -> None:
     trainer, seen = fit_own(kind, *OWN)
     assert seen.sizes == [[8] * 5, [16, 16] if kind == "whole" else [16, 16, 8], [40]]
