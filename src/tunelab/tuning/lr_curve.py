@@ -69,16 +69,19 @@ class Curve:
         end = next((k for k, loss in enumerate(self.losses) if not math.isfinite(loss)), len(self.losses))
         return self.losses[:end]
 
+    @property
+    def _beta(self) -> float:
+        decades = math.log10(self.rates[-1] / self.rates[0])
+        return 1 - 1 / max(1.0, DECADES_REMEMBERED * (len(self.rates) - 1) / decades)
+
     @cached_property
     def smoothed(self) -> list[float]:
-        decades = math.log10(self.rates[-1] / self.rates[0])
-        remembered = DECADES_REMEMBERED * (len(self.rates) - 1) / decades
-        return smoothed(self.finite, max(0.0, 1 - 1 / max(1.0, remembered)))
+        return smoothed(self.finite, self._beta)
 
     @cached_property
     def _end(self) -> int | None:
         """The step at which it has diverged: half of what the loss had gained is lost again, and more than noise."""
-        best, first = math.inf, self.smoothed[0] if self.smoothed else math.nan
+        best, first = math.inf, self._first
         for k, loss in enumerate(self.smoothed):
             best = min(best, loss)
             if loss - best > max(LOST * (first - best), self._noise, LEAST_GAIN * abs(first)):
@@ -88,12 +91,25 @@ class Curve:
     @cached_property
     def _noise(self) -> float:
         """Four standard deviations of a step's loss, from what lies between those of the first steps."""
-        between = np.diff(self.finite[: max(10, len(self.rates) // 10)])
+        between = np.diff(self.finite[: self._opening])
         return 4 * float(np.std(between)) / math.sqrt(2) if len(between) else 0.0
+
+    @property
+    def _opening(self) -> int:
+        """Steps whose lr moves little, if any does."""
+        return max(10, len(self.rates) // 10)
+
+    @cached_property
+    def _first(self) -> float:
+        """The loss before anything has moved: of one step it would be noise, and it may rise at once."""
+        opening = self.finite[: self._opening]
+        return float(min(np.median(opening), np.mean(opening[:3]))) if opening else math.nan
 
     @cached_property
     def _lowest(self) -> int:
-        return int(np.argmin(self.smoothed[: self._end]))
+        averaged = self._opening // 2  # what comes before is the loss of a few steps
+        later = self.smoothed[averaged : self._end]
+        return averaged + int(np.argmin(later)) if later else 0
 
     @property
     def has_diverged(self) -> bool:
@@ -102,12 +118,13 @@ class Curve:
     @property
     def gain(self) -> float:
         """How far the smoothed loss falls."""
-        return self.smoothed[0] - self.smoothed[self._lowest] if self._end != 0 and self.smoothed else math.nan
+        return self._first - self.smoothed[self._lowest] if self.smoothed else math.nan
 
     @property
     def falls(self) -> bool:
         """Whether the loss falls at all, by more than its noise."""
-        return bool(self.gain > max(self._noise, LEAST_GAIN * abs(self.smoothed[0]))) if self.smoothed else False
+        noise = self._noise * math.sqrt((1 - self._beta) / (1 + self._beta))  # of an average
+        return bool(self.gain > max(noise, LEAST_GAIN * abs(self._first))) if self.smoothed else False
 
     @property
     def minimum(self) -> float:
