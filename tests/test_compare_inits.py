@@ -185,6 +185,7 @@ def test_zeros_leave_all_units_alike_and_others_do_not() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_a_run_and_its_hooks_are_gone(fit_with: Callable[..., Any]) -> None:
     overrides = (*TINY, "epochs=2", "init=xavier_normal", "trainer.log_every_n_steps=1000")
     signal = Signal()
