@@ -1,10 +1,11 @@
 """Whether a diagnosis is right: its first verdict on a zoo of faulty runs, and its false alarms on healthy ones.
 
-    python benchmarks/diagnosis.py [--folder FOLDER] [--part chosen|aside|all] [--seeds 5] [--processes 2] [--wrong]
+    python benchmarks/diagnosis.py [--folder FOLDER] [--part chosen|aside|fresh|all] [--seeds 5] [--wrong]
 
 The runs of benchmarks/diagnosis_zoo.py are trained into the folder once, each on one thread; what is there is not
 trained again, so that a change of a rule is measured in seconds. Thresholds were chosen on the cases of `chosen`; those
-of `aside`, a third of each fault's by a hash of their names, were looked at when they stood.
+of `aside`, a third of each fault's by a hash of their names, were looked at when they stood; those of `fresh` were made
+when these had shown that four thresholds had to be mended.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the parts beside this file
 
-from benchmarks.diagnosis_zoo import Case, aside, cases, command
+from benchmarks.diagnosis_zoo import Case, aside, cases, command, fresh_cases
 from tunelab.analysis.diagnosis import diagnose
 from tunelab.analysis.evidence import read
 
@@ -118,28 +119,29 @@ def table(wanted: Iterable[Case], seeds: int, root: Path, *, wrong: bool) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whether a diagnosis is right, on a zoo of runs.")
     parser.add_argument("--folder", type=Path, help="where the runs are, or will be; by default a temporary one")
-    parser.add_argument("--part", choices=["chosen", "aside", "all"], default="all")
+    parser.add_argument("--part", choices=["chosen", "aside", "fresh", "all"], default="all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2, help="that train; 0 judges what is there")
     parser.add_argument("--only", default="", help="a part of the cases' names")
     parser.add_argument("--wrong", action="store_true", help="name the runs that were judged wrongly")
     arguments = parser.parse_args()
-    zoo = cases()
-    kept_aside, wanted = aside(zoo), [case for case in zoo if arguments.only in case.name]
+    kept_aside = aside(cases())
+    parts: dict[str, list[Case]] = {"chosen": [], "aside": [], "fresh": fresh_cases()}
+    for case in cases():
+        parts["aside" if case.name in kept_aside else "chosen"].append(case)
+    parts = {
+        part: [case for case in of if arguments.only in case.name]
+        for part, of in parts.items()
+        if arguments.part in (part, "all")
+    }
     with tempfile.TemporaryDirectory() as temporary:
         root = arguments.folder or Path(temporary)
         root.mkdir(parents=True, exist_ok=True)
         if arguments.processes:
-            train_all(wanted, arguments.seeds, root, arguments.processes)
-        for part in ("chosen", "aside"):
-            if arguments.part in (part, "all"):
-                print(f"\n## {part}\n")
-                table(
-                    [c for c in wanted if (c.name in kept_aside) == (part == "aside")],
-                    arguments.seeds,
-                    root,
-                    wrong=arguments.wrong,
-                )
+            train_all([case for of in parts.values() for case in of], arguments.seeds, root, arguments.processes)
+        for part, of in parts.items():
+            print(f"\n## {part}\n")
+            table(of, arguments.seeds, root, wrong=arguments.wrong)
         seconds = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob(f"*/*/{DONE}")]
     print(f"\n{len(seconds)} runs, {sum(seconds) / 60:.1f} minutes of one core to train")
 

@@ -143,8 +143,8 @@ def test_a_run_without_curves_or_facts_gets_no_verdict() -> None:
         (lr_too_high, healthy(train=[1.24 * 2.4, *falling()[1:]]), healthy(train=[1.26 * 2.4, *falling()[1:]])),
         (
             lr_too_high,
-            healthy(val=[1.0, 1.0 + 0.09 * NOTHING] * 10),
-            healthy(val=[1.0, 1.0 + 0.11 * NOTHING] * 10),
+            healthy(val=[1.0, 1.0 + 0.19 * NOTHING] * 10),
+            healthy(val=[1.0, 1.0 + 0.21 * NOTHING] * 10),
         ),
         (
             lr_too_high,
@@ -160,7 +160,7 @@ def test_a_run_without_curves_or_facts_gets_no_verdict() -> None:
         ),
         (
             too_few_epochs,
-            *(healthy(val=[NOTHING] * 9 + [(0.5 + fell) * NOTHING] + [0.5 * NOTHING] * 10) for fell in (0.024, 0.026)),
+            *(healthy(val=[NOTHING] * 9 + [(0.5 + fell) * NOTHING] + [0.5 * NOTHING] * 10) for fell in (0.049, 0.051)),
         ),
         (
             too_few_epochs,
@@ -182,7 +182,18 @@ def test_a_run_without_curves_or_facts_gets_no_verdict() -> None:
         ),
         (nothing_learned, *(healthy(train=[left * NOTHING] * 20) for left in (0.79, 0.81))),
         (overfit, *(healthy(val=falling(0.05)[:10] + [0.066 + r * NOTHING] * 10) for r in (0.09, 0.12))),
-        (too_many_epochs, *(healthy(train=falling(0.0, 1), val=[1.0] * e + [0.05] * (20 - e)) for e in (3, 2))),
+        (
+            too_many_epochs,
+            *(healthy(val=[1.0] * e + [0.05] * (20 - e), result={"steps": 2000}) for e in (2, 1)),
+        ),
+        (
+            too_many_epochs,  # nine tenths of them wasted: 499.5 steps or 500.4
+            *(healthy(val=[1.0] + [0.05] * 19, result={"steps": steps}) for steps in (555, 556)),
+        ),
+        (
+            too_few_epochs,
+            *(healthy(train=falling()[:2], val=[(0.5 + fell) * NOTHING, 0.5 * NOTHING]) for fell in (0.019, 0.021)),
+        ),
         (diverged, healthy(), healthy(result={"status": "diverged", "message": "The loss became NaN at step 3."})),
     ],
 )

@@ -31,7 +31,7 @@ ROSE = 1.25
 OVERWRITING = 0.05
 """Of a layer that a step moves: twenty of them write it anew. Healthy are up to 0.02, with momentum or Muon 0.03."""
 
-JUMP = 0.1
+JUMP = 0.2
 """Of the loss of knowing nothing that validation may rise from one epoch to the next, once in a run."""
 
 STUCK = 0.5
@@ -40,11 +40,13 @@ STUCK = 0.5
 CRAWLING, HEALTHY_PACE = 3e-4, 2e-3
 """Of a layer that a step moves at the peak of the lr: below the first it hardly moves; the second is usual."""
 
-STILL_FALLING, LEFT = 0.025, 0.08
+STILL_FALLING, LEFT = 0.05, 0.08
 """Of the loss of knowing nothing: that validation fell by in the second half of the run, and that was left at its end.
 
-A decaying lr has healthy runs fall by 0.02 to the end, and by 0.03 where next to nothing is left.
-"""
+A decaying lr has healthy runs fall by 0.03 to their end."""
+
+SHORT, STILL_FALLING_SHORT = 10, 0.02
+"""Fewer epochs are too few sooner than many: of them less is asked."""
 
 HIGH, HARDLY = 0.1, 0.8
 """Of the loss of knowing nothing that is left at the end: much for a small model, and for any."""
@@ -55,10 +57,10 @@ FEW_PARAMETERS = 0.2
 RISEN = 0.1
 """Of the loss of knowing nothing that validation has risen above its minimum."""
 
-SETTLED, CLOSE = 0.15, 0.02
+SETTLED, CLOSE, WASTED_STEPS = 0.1, 0.02, 500
 """Share of the epochs after which nothing came that counts: 0.02 of the loss of knowing nothing, or one example.
 
-Healthy runs under a cosine settle after a fifth to three quarters."""
+An easy data set is learned in an epoch or two: of a few hundred steps more nobody should be told."""
 
 
 def diverged(evidence: Evidence) -> Verdict | None:
@@ -145,17 +147,17 @@ def too_few_epochs(evidence: Evidence) -> Verdict | None:
     if not len(val) or nothing is None or not ran_to_its_end(evidence):
         return None
     middle, end = at_half(val, max(nothing, fact(evidence, "first_loss") or 0.0)), val.values[-1]
-    fell = middle - end
-    if fell < STILL_FALLING * nothing or end < LEFT * nothing:
+    fell, epochs = middle - end, int(evidence.result["epochs"])
+    least = STILL_FALLING_SHORT if epochs < SHORT else STILL_FALLING
+    if fell < least * nothing or end < LEFT * nothing:
         return None
-    epochs = int(evidence.result["epochs"])
     more = 2 if epochs >= 10 else max(3, round(20 / epochs))
     return Verdict(
         "too_few_epochs",
         "The run ended too early: validation was still improving.",
         f"in the second half of its {counted(epochs, 'epoch')} the validation loss fell from {number(middle)} to "
         f"{number(end)}, {share(fell / nothing)} of what knowing nothing gives ({number(nothing)})",
-        between(fell / nothing, STILL_FALLING, 3 * STILL_FALLING, (0.65, 0.95)),
+        between(fell / nothing, least, 3 * least, (0.65, 0.95)),
         (f"epochs={more * epochs}",),
         "Train longer.",
     )
@@ -229,8 +231,9 @@ def too_many_epochs(evidence: Evidence) -> Verdict | None:
     if not len(val) or nothing is None or not ran_to_its_end(evidence):
         return None
     settled = max(_reached(val, CLOSE * nothing, sign=1), _objective_reached(evidence))
-    epochs = int(evidence.result["epochs"])
-    if settled > SETTLED * epochs or at_the_end(val) > STUCK * nothing:
+    epochs, steps = int(evidence.result["epochs"]), evidence.result["steps"]
+    wasted = (1 - settled / epochs) * steps
+    if settled > SETTLED * epochs or wasted < WASTED_STEPS or at_the_end(val) > STUCK * nothing:
         return None
     return Verdict(
         "too_many_epochs",
