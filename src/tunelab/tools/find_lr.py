@@ -10,7 +10,8 @@ from pydantic import Field
 from tunelab import instrument
 from tunelab.config import plain
 from tunelab.errors import ConfigError
-from tunelab.schema import Positive
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 STEPS_PER_DECADE = 10
 """At least: fewer tell no slope from noise."""
