@@ -23,6 +23,9 @@ REPEATS = ("seed", "fold")
 
 LEAST_TRIALS = 10
 
+LEAST_SHARE = 0.01
+"""Below which a share is called noise in any case: a forest is no finer instrument."""
+
 TOP = 5
 """Trials that PED-ANOVA shall call good at the least; else a tenth of them are."""
 
@@ -91,8 +94,10 @@ def _knobs(search: Finished) -> list[str]:
     varied = [key for key in keys if len({t.params[key] for t in trials if key in t.params}) > 1]
     usable = [key for key in varied if sum(key in trial.params for trial in trials) >= LEAST_TRIALS]
     if not usable:
-        only = f"{', '.join(varied)}, each in fewer than {LEAST_TRIALS} trials" if varied else "the seed alone"
-        raise ConfigError(f"`study` must have varied a knob, got {only if keys or varied else 'none'}.")
+        only = "none" if keys else "the seed alone"
+        if varied:
+            only = f"{', '.join(varied)}, each in fewer than {LEAST_TRIALS} trials"
+        raise ConfigError(f"`study` must have varied a knob, got {only}.")
     return usable
 
 
@@ -155,8 +160,8 @@ def _anova(
         for pair in pairs:
             pairs_by_chance[pair].append(chance.pairs[pair] / total)
         advance("without interactions")
-    single = {key: Measure(found.single[key] / total, max(by_chance[key])) for key in judged}
-    double = {pair: Measure(found.pairs[pair] / total, max(pairs_by_chance[pair])) for pair in pairs}
+    single = {key: Measure(found.single[key] / total, max(LEAST_SHARE, *by_chance[key])) for key in judged}
+    double = {pair: Measure(found.pairs[pair] / total, max(LEAST_SHARE, *pairs_by_chance[pair])) for pair in pairs}
     return single, double, found, axes
 
 
@@ -175,7 +180,7 @@ def _ped(search: Finished, keys: list[str], shuffles: int, advance: Advance) -> 
         for key, value in _divergences(search, params, keys).items():
             by_chance[key].append(value / total)
         advance("shuffled for PED-ANOVA")
-    return {key: Measure(found[key] / total, max(by_chance[key])) for key in keys}
+    return {key: Measure(found[key] / total, max(LEAST_SHARE, *by_chance[key])) for key in keys}
 
 
 def _divergences(search: Finished, params: Sequence[Mapping[str, Any]], keys: list[str]) -> dict[str, float]:

@@ -82,7 +82,7 @@ def _places(axes: Any, which: str, values: list[Any]) -> list[float]:
     """Where the values stand on an axis, which becomes logarithmic or named as they need it."""
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     is_log = len(numbers) == len(values) and min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_RATIO
-    if len(numbers) < len(values) or (len(values) <= BARS and not is_log):
+    if len(numbers) < len(values) or len(values) <= BARS:
         ticks = axes.set_xticks if which == "x" else axes.set_yticks
         ticks(range(len(values)), [f"{v:.3g}" if v in numbers else str(v) for v in values])
         return [float(place) for place in range(len(values))]

@@ -1,0 +1,373 @@
+"""Which knob matters: effects beside the noise of the seeds, importances beside chance, and the search that runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forks import Forks
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import FrozenTrial, create_trial
+from scipy.stats import f_oneway, tukey_hsd
+from swept import AT_ONCE
+from test_command import refused, typed
+
+import tunelab
+from tunelab.analysis.effects import Effect, Place, chance_range, effect
+from tunelab.analysis.forest import axis, decomposed
+from tunelab.analysis.importance import importance, seed_share
+from tunelab.analysis.importance_answer import Finished
+from tunelab.analysis.sensitivity import Sensitivity, sensitivity
+from tunelab.errors import ConfigError
+from tunelab.sweep.probes import Probes, tried
+from tunelab.sweep.space import Knob, Space, read_space
+
+SCRIPT = "scripts/sensitivity.py"
+TINY = ("data=iris", "size=tiny", "epochs=2")
+
+
+def places(key: str, means: dict[Any, float], noise: float, seeds: int, seed: int = 0, own: Any = None) -> list[Place]:
+    """The values of a knob whose scores are these means and normal noise."""
+    rng = np.random.default_rng(seed)
+    return [
+        Place(value, f"{key}={value}", tuple(mean + noise * rng.standard_normal(seeds)), is_own=value == own)
+        for value, mean in means.items()
+    ]
+
+
+def found(key: str, values: list[Place], *, knobs: int = 1, maximize: bool = True) -> Effect:
+    each = effect(key, values, knobs, maximize=maximize)
+    assert isinstance(each, Effect), each
+    return each
+
+
+# ---- effects from scores
+
+
+def test_a_linear_response_has_its_slope_times_the_range_as_its_effect() -> None:
+    values = places("x", {x: 0.5 + 2.0 * x for x in (0.0, 0.1, 0.2)}, 0.01, 5000)
+    each = found("x", values)
+    assert each.size == pytest.approx(0.4, abs=0.002)
+    assert each.noise == pytest.approx(0.01, rel=0.05)
+    assert (each.best.value, each.worst.value, each.said()) == (0.2, 0.0, "higher is better")
+    assert each.error == pytest.approx(0.01 * math.sqrt(2 / 5000), rel=0.05)
+
+
+def test_the_floor_is_tukeys_least_significant_range() -> None:
+    values = places("x", {1: 0.0, 2: 0.3, 3: 0.1}, 0.2, 4, seed=1)
+    test = tukey_hsd(*(place.scores for place in values))
+    each = found("x", values)
+    assert each.p == pytest.approx(test.pvalue.min(), rel=1e-6)
+    half_width = (test.confidence_interval(0.95).high - test.confidence_interval(0.95).low)[0, 1] / 2
+    assert each.floor == pytest.approx(half_width, rel=1e-6)
+
+
+def test_of_two_values_the_judgement_is_that_of_the_analysis_of_variance() -> None:
+    for seed in range(20):
+        values = places("x", {1: 0.0, 2: 0.4}, 0.2, 3, seed=seed)
+        assert found("x", values).p == pytest.approx(f_oneway(*(p.scores for p in values)).pvalue, rel=1e-3)
+
+
+@pytest.mark.parametrize("values", [2, 5, 12])
+def test_pure_noise_is_called_noise_however_many_values_are_compared(values: int) -> None:
+    rng = np.random.default_rng(values)
+    alarms, draws = 0, 200
+    for _ in range(draws):
+        scores = rng.standard_normal((values, 3))
+        errors = math.sqrt(np.mean(scores.var(1, ddof=1)) / 3)
+        floor = errors * chance_range(values, 2 * values, 0.05 / 4)  # as of one of four knobs
+        alarms += float(np.ptp(scores.mean(1))) > floor
+    assert alarms <= 0.05 * draws
+
+
+def test_a_larger_number_of_knobs_and_of_values_asks_for_a_larger_effect() -> None:
+    by_values = [chance_range(values, 20, 0.05) for values in (2, 3, 5, 10)]
+    assert all(a < b for a, b in pairwise(by_values))
+    assert chance_range(3, 20, 0.05 / 4) > chance_range(3, 20, 0.05)
+
+
+def test_knobs_are_ranked_with_those_within_the_noise_last() -> None:
+    knobs = {
+        "noisy": places("noisy", {1: 0.0, 2: 0.9}, 1.0, 3, seed=4),
+        "small": places("small", {1: 0.0, 2: 0.2}, 0.01, 3, own=1),
+        "large": places("large", {1: 0.0, 2: 0.5}, 0.01, 3, own=1),
+    }
+    answer = sensitivity(knobs, "val/accuracy", 3, maximize=True)
+    assert [each.key for each in answer.effects] == ["large", "small", "noisy"]
+    assert [each.is_noise for each in answer.effects] == [False, False, True]
+    assert answer.said().splitlines()[0].startswith("large matters most: val/accuracy 0.")
+    assert answer.said().endswith("Type:\n  python train.py large=2 small=2")
+    assert [row["knob"] for row in answer.rows()] == ["large"] * 2 + ["small"] * 2 + ["noisy"] * 2
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ([0.0, 0.5, 1.0], "higher is better"),
+        ([1.0, 0.5, 0.0], "lower is better"),
+        ([0.0, 1.0, 0.5], "best at 2, worse on both sides"),
+        ([0.0, 1.0, 1.0], "higher is better up to 2, then no clear difference"),
+        ([1.0, 1.0, 0.0], "lower is better down to 2, then no clear difference"),
+        ([0.0, 1.0, 1.0, 0.0], "best between 2 and 3, worse on both sides"),
+        ([0.5, 0.0, 1.0], "best at 3, with no one direction"),
+        ([0.5, 0.5, 0.5], "within the noise"),
+    ],
+)
+@pytest.mark.parametrize("maximize", [True, False])
+def test_the_direction_is_said_in_words(means: list[float], said: str, maximize: bool) -> None:
+    sign = 1 if maximize else -1
+    values = places("x", {i + 1: sign * mean for i, mean in enumerate(means)}, 0.001, 3)
+    assert found("x", list(reversed(values)), maximize=maximize).said() == said  # in whatever order they were typed
+
+
+def test_the_recipe_is_kept_where_its_own_value_is_as_good_as_the_best() -> None:
+    values = places("lr", {1e-4: 0.2, 1e-3: 0.9, 1e-2: 0.901}, 0.01, 3, own=1e-3)
+    answer = sensitivity({"lr": values}, "val/accuracy", 3, maximize=True, recipe="python train.py model=cnn")
+    assert not answer.effects[0].is_noise
+    assert answer.said().endswith(
+        "Keep the recipe: nothing is better than it beyond the noise.\n  python train.py model=cnn"
+    )
+
+
+def test_values_at_which_every_seed_failed_are_told_and_take_no_part() -> None:
+    values = [*places("lr", {1e-3: 0.5, 1e-2: 0.9}, 0.01, 3), Place(10.0, "lr=10", (), failed=3)]
+    each = found("lr", values)
+    assert each.size == pytest.approx(0.4, abs=0.05)
+    assert each.said() == "higher is better; every run failed at 10"
+    alone = effect("lr", [values[0], values[2]], 1, maximize=True)
+    assert alone == "lr: no effect can be stated, as every run failed at 10."
+    single = [Place(1, "x=1", (0.5,)), Place(2, "x=2", (0.6,))]
+    assert effect("x", single, 1, maximize=True) == (
+        "x: no noise can be stated, as no value of it has two seeds that finished."
+    )
+
+
+# ---- importances from trials
+
+
+UNIT = FloatDistribution(0.0, 1.0)
+
+
+def trials(count: int, interaction: float, noise: float = 0.05) -> list[FrozenTrial]:
+    """Trials of y = u + v / 2 + interaction u v + noise, u = 2 a - 1, v = 2 b - 1, a and b in [0, 1]; c does nothing."""
+    rng = np.random.default_rng(0)
+    values = rng.random((count, 3))
+    u, v, _ = (2 * values - 1).T
+    scores = u + v / 2 + interaction * u * v + noise * rng.standard_normal(count)
+    return [
+        create_trial(
+            params=dict(zip("abc", map(float, row), strict=True)), distributions=dict.fromkeys("abc", UNIT), value=y
+        )
+        for row, y in zip(values, scores.tolist(), strict=True)
+    ]
+
+
+def search(made: list[FrozenTrial], others: str = "") -> Finished:
+    return Finished("s", "val/loss", False, made, others, {"a": "'a=interval(0,1)'"}, ["size=tiny"])
+
+
+@pytest.mark.parametrize("interaction", [0.0, 1.0])
+def test_the_shares_are_those_of_the_response_in_closed_form(interaction: float) -> None:
+    made = trials(200, interaction)
+    encoded = np.array([[t.params[key] for key in "abc"] for t in made])
+    variance = decomposed({key: axis(UNIT) for key in "abc"}, encoded, np.array([t.value for t in made], float), 0)
+    parts = np.array([1 / 3, 1 / 12, interaction**2 / 9])  # Var u = 1/3, Var v/2 = 1/12, Var uv = 1/9
+    expected = parts / parts.sum()
+    measured = [variance.single["a"], variance.single["b"], variance.pairs["a", "b"]]
+    assert np.array(measured) / variance.total == pytest.approx(expected, abs=0.06)
+    assert variance.single["c"] / variance.total < 0.01
+
+
+def test_the_shares_agree_with_optunas_own_fanova() -> None:
+    import optuna
+
+    made = trials(80, 0.0)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study()
+    study.add_trials(made)
+    theirs = FanovaImportanceEvaluator(seed=0).evaluate(study)
+    encoded = np.array([[t.params[key] for key in "abc"] for t in made])
+    ours = decomposed({key: axis(UNIT) for key in "abc"}, encoded, np.array([t.value for t in made], float), 0)
+    assert {key: ours.single[key] / ours.total for key in "abc"} == pytest.approx(theirs, abs=0.1)
+
+
+def test_what_does_nothing_is_below_the_floor_and_what_belongs_together_above_it() -> None:
+    answer = importance(search(trials(40, 1.0), "2 failed"), shuffles=8)
+    assert answer.fanova["c"].is_noise
+    assert [answer.fanova[key].is_noise for key in "ab"] == [False, False]
+    assert answer.real_pairs == [("a", "b")]
+    said = answer.said()
+    assert said.startswith("a mattered most to val/loss: ")
+    assert "a and b interact (" in said
+    assert "Of s 40 trials finished; not looked at: 2 failed." in said
+    assert "python train.py -m size=tiny 'a=interval(0,1)'" in said
+
+
+def test_a_knob_that_some_trials_have_is_judged_among_them() -> None:
+    rng = np.random.default_rng(1)
+    kinds, made = CategoricalDistribution(["adamw", "sgd"]), []
+    for number in range(60):
+        has = number % 2 == 0
+        params = {"optimizer": "sgd" if has else "adamw"} | ({"momentum": float(rng.random())} if has else {})
+        spaces = {"optimizer": kinds} | ({"momentum": UNIT} if has else {})
+        value = (0.3 + params["momentum"] if has else 0.0) + 0.01 * rng.standard_normal()
+        made.append(create_trial(params=params, distributions=spaces, value=float(value)))
+    answer = importance(search(made), shuffles=4)
+    assert answer.trials == {"optimizer": 60, "momentum": 30}
+    assert set(answer.real) == {"optimizer", "momentum"}
+    assert answer.fanova["momentum"].value == pytest.approx(1.0, abs=0.01)  # of the trials that have it, all
+
+
+def test_the_part_of_the_seeds_is_that_of_the_analysis_of_variance() -> None:
+    spaces = {"x": UNIT, "seed": CategoricalDistribution([0, 1])}
+    made = [
+        create_trial(params={"x": x, "seed": seed}, distributions=spaces, value=10 * x + seed)
+        for x in (0.0, 0.5)
+        for seed in (0, 1)
+    ]
+    assert seed_share(made) == pytest.approx(0.5 / np.var([0.0, 1.0, 5.0, 6.0], ddof=1))
+    assert seed_share(made[::2]) is None
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (trials(4, 0.0), "`study` must have 10 or more finished trials, got 4 (3 failed)."),
+        (
+            [create_trial(params=t.params, distributions=t.distributions, value=0.5) for t in trials(20, 0.0)],
+            "all 20 reached val/loss 0.5. Nothing that was varied moves it",
+        ),
+        (
+            [
+                create_trial(
+                    params={"seed": i}, distributions={"seed": CategoricalDistribution(list(range(12)))}, value=i
+                )
+                for i in range(12)
+            ],
+            "`study` must have varied a knob, got the seed alone.",
+        ),
+    ],
+    ids=["few", "equal", "seeds"],
+)
+def test_a_search_that_says_nothing_is_refused(made: list[FrozenTrial], sentence: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        importance(search(made, "3 failed"))
+    assert sentence in str(refusal.value)
+
+
+# ---- what is tried
+
+
+def knob(typed: str) -> Knob:
+    (override,) = OverridesParser.create().parse_overrides([typed])
+    return read_space([override], {}, 0).knobs[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("lr=1e-4,1e-2", [1e-4, 1e-2]),
+        ("lr=tag(log,interval(1e-4,1))", [1e-4, 1e-3, 1e-2, 0.1, 1.0]),
+        ("dropout=interval(0,0.4)", [0.0, 0.1, 0.2, 0.3, 0.4]),
+        ("size.width=int(interval(8,16))", [8, 10, 12, 14, 16]),
+        ("size.depth=int(interval(1,3))", [1, 2, 3]),
+        ("epochs=range(1,4)", [1, 2, 3]),
+        ("batch_size=range(10,110,10)", [10, 30, 50, 80, 100]),
+    ],
+)
+def test_choices_are_tried_as_typed_and_intervals_at_even_places_of_their_scale(typed: str, values: list[Any]) -> None:
+    assert tried(knob(typed), 5) == pytest.approx(values)
+
+
+def test_the_recipes_own_value_is_no_change_and_one_knob_is_changed_at_a_time() -> None:
+    space = Space([knob("lr=1e-3,1e-2"), knob("batch_size=16,64,128"), knob("seed=0,1")], [])
+    sampler = Probes()
+    sampler.space, sampler.own = space, {"lr": 1e-3, "batch_size": 64}
+    assert sampler.combinations(lambda values: set()) == [
+        change | {"seed": seed}
+        for change in ({}, {"lr": 1e-2}, {"batch_size": 16}, {"batch_size": 128})
+        for seed in (0, 1)
+    ]
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (("-m", "lr=1e-3,1e-2"), 2, "`-m` must be left out: sensitivity searches by itself."),
+        (("lr=1e-3,1e-2", "seeds=1"), 1, "`seeds` must be at least 2, got 1. Try seeds=3."),
+        (("lr=1e-3,1e-2", "points=1"), 1, "`points` must be at least 2, got 1. Try points=5."),
+        (("lr=1e-3,1e-3",), 1, "`lr` must have two or more values, got 1e-3,1e-3."),
+        (("optimizer.momentum=0.5,0.9",), 2, "`optimizer.momentum` must be a key of optimizer, got momentum."),
+        (("optimizer=adamw,momentum", "optimizer.momentum=0.5,0.9"), 1, "must be in use by the recipe, got 0.5,0.9"),
+        (("lr=tag(log,interval(0,0.1))",), 1, "`lr` must be greater than 0, got 0.0."),
+        (("lr=1e-3,1e-2", "seed=0,1"), 2, "`seed` must have one value, got 0,1. Write seeds=<how many>."),
+        (("lr=1e-3,1e-2", "sweep=tpe"), 2, "`sweep=tpe` must be left out: one knob at a time is tried"),
+        (("lr=1e-3,1e-2", "hydra/sweeper=basic"), 2, "`hydra/sweeper=basic` must be left out"),
+        (("study=nowhere",), 1, "`study` must be a search's folder, got nowhere, which does not exist."),
+        (("study=nowhere", "lr=1e-3,1e-2"), 2, "`lr=1e-3,1e-2` must be left out: what study= names"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_what_nothing_can_be_said_of_is_refused(
+    tmp_path: Path, words: tuple[str, ...], code: int, sentence: str
+) -> None:
+    assert sentence in refused(typed(tmp_path, *words, script=SCRIPT), code)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_one_knob_is_changed_at_a_time_and_the_recipe_runs_once_for_all(forks: Forks, tmp_path: Path) -> None:
+    words = (*TINY, "lr=1e-3,1e-2", "batch_size=16,64", "seeds=2", "name=tried")
+    done = forks.run(tmp_path, *words, script=SCRIPT, before=AT_ONCE)
+    assert done.code == 0, done.text
+    folder = tmp_path / "outputs" / "sensitivity" / "tried"
+    with (folder / "results.csv").open(newline="") as file:
+        there = sorted((row["lr"], row["batch_size"], row["seed"]) for row in csv.DictReader(file))
+    assert there == [
+        ("", "", "0"),
+        ("", "", "1"),
+        ("", "16", "0"),
+        ("", "16", "1"),
+        ("0.01", "", "0"),
+        ("0.01", "", "1"),
+    ]
+    assert "test/" not in done.text
+    assert all(json.loads(path.read_text()).get("test") is None for path in folder.glob("*/result.json"))
+    answer = json.loads((folder / "answer.json").read_text())
+    assert {each["knob"]: each["values"] for each in answer["effects"]} == {"lr": [0.001, 0.01], "batch_size": [16, 64]}
+    assert {path.name for path in folder.iterdir()} >= {"answer.csv", "answer.png", "tensorboard", "study.journal"}
+    before = (folder / "answer.csv").read_text()
+    again = forks.run(tmp_path, *words, script=SCRIPT, before=AT_ONCE)
+    assert "Complete: nothing left to do." in again.text
+    assert (folder / "answer.csv").read_text() == before
+
+
+@pytest.fixture(scope="module")
+def forks() -> Any:
+    from forks import server
+
+    with server() as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_from_python_it_searches_and_answers_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = tunelab.sensitivity(*TINY, "lr=tag(log,interval(1e-4,1e-2))", "points=3", "seeds=2")
+    assert isinstance(answer, Sensitivity)
+    (each,) = answer.effects
+    assert [place.value for place in each.places] == [1e-4, 1e-3, 1e-2]  # the recipe's own is one of them
+    assert {len(place.scores) for place in each.places} == {2}
+    (folder,) = (tmp_path / "outputs" / "sensitivity").iterdir()
+    assert sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) == list(range(6))
