@@ -1,4 +1,4 @@
-"""Which knob matters: effects beside the noise of the seeds, importances beside chance, and the search that runs them."""
+"""Which knob matters: effects beside the noise of the seeds, importances beside chance, and the runs behind them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from tunelab.analysis.forest import axis, decomposed
 from tunelab.analysis.importance import importance, seed_share
 from tunelab.analysis.importance_answer import Finished
 from tunelab.analysis.sensitivity import Sensitivity, sensitivity
+from tunelab.composing import found_by_hydra
 from tunelab.errors import ConfigError
 from tunelab.sweep.probes import Probes, tried
 from tunelab.sweep.space import Knob, Space, read_space
+from tunelab.tools.sensitivity import as_search
 
 SCRIPT = "scripts/sensitivity.py"
 TINY = ("data=iris", "size=tiny", "epochs=2")
@@ -157,7 +159,7 @@ UNIT = FloatDistribution(0.0, 1.0)
 
 
 def trials(count: int, interaction: float, noise: float = 0.05) -> list[FrozenTrial]:
-    """Trials of y = u + v / 2 + interaction u v + noise, u = 2 a - 1, v = 2 b - 1, a and b in [0, 1]; c does nothing."""
+    """Trials of y = u + v / 2 + interaction u v + noise, u = 2 a - 1, v = 2 b - 1, a and b in [0, 1]."""
     rng = np.random.default_rng(0)
     values = rng.random((count, 3))
     u, v, _ = (2 * values - 1).T
@@ -296,6 +298,18 @@ def test_the_recipes_own_value_is_no_change_and_one_knob_is_changed_at_a_time() 
         for change in ({}, {"lr": 1e-2}, {"batch_size": 16}, {"batch_size": 128})
         for seed in (0, 1)
     ]
+
+
+def test_with_no_knob_given_those_are_declared_that_the_recipe_uses() -> None:
+    with found_by_hydra("sensitivity"):
+        takes_search, words = as_search(["optimizer=momentum", "batch_size=full", "seed=7", "seeds=2"])
+    keys = [word.partition("=")[0] for word in words]
+    assert takes_search
+    assert "optimizer.momentum=0.5,0.9,0.98" in words
+    assert "lr=0.003,0.009,0.03,0.09,0.3" in words  # around the recipe's own
+    assert not {"optimizer.betas", "stochastic_depth"} & set(keys)
+    assert keys.count("batch_size") == 1  # `full` has no tenfold
+    assert "seed=7,8" in words
 
 
 # ---- the command

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import Field
 
 from tunelab import catalogue, instrument, multirun
@@ -137,8 +137,10 @@ def declared(cfg: DictConfig) -> list[str]:
         ConfigError: If that leaves none.
     """
     recipe = recipe_of(cfg)
-    for key in Numbers.model_fields:
-        recipe.pop(key)
+    with open_dict(recipe):
+        for key in Numbers.model_fields:
+            recipe.pop(key)
+        recipe.name = NAME  # which asks Hydra what is chosen
     raw = plain(recipe, resolve=False)
     unread, found = unread_keys(raw), []
     for key, said in plain(cfg.sweep.ranges, resolve=True).items():
