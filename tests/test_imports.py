@@ -25,7 +25,8 @@ OURS = sorted(
     )
 )
 
-EVERYWHERE = {"errors", "spec"}  # a mistake is said anywhere; what data says of itself is known to all that meet it
+# a mistake is said anywhere; what data says of itself is known to all that meet it; who reads may go at any time
+EVERYWHERE = {"errors", "printing", "spec"}
 FREE = {"torch", "numpy", *sys.stdlib_module_names}
 
 # part: (which of ours it may import beside those, which packages of others beside torch and numpy)
@@ -55,6 +56,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "rules": (set(), set()),
     "config": ({"ranges", "rules", "schema", "whitelist"}, {"omegaconf"}),
     "hints": (set(), set()),
+    "printing": (set(), set()),
     "catalogue": ({"config", "hints"}, {"hydra", "omegaconf", "yaml"}),
     "help_page": ({"__init__", "catalogue", "config", "schema"}, {"hydra"}),
     "folder": (set(), {"omegaconf", "yaml"}),

@@ -286,7 +286,7 @@ def _check_experiment_lr(config_name: str, overrides: list[Override], arguments:
     typed = {o.key_or_group: o for o in overrides}
     chosen = cfg.hydra.runtime.choices.get("experiment")
     experiments = catalogue.chosen(typed["experiment"]) if "experiment" in typed else [chosen] if chosen else []
-    if "optimizer" not in typed or "lr" in typed:
+    if "optimizer" not in typed or "lr" in typed or cfg.get("find_lr") or config_name == "find_lr":
         return
     kept = [a for a in arguments if a.split("=")[0] not in ("optimizer", "experiment")]
     for experiment, optimizer in product(experiments, catalogue.chosen(typed["optimizer"])):

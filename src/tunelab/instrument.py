@@ -29,6 +29,7 @@ from tunelab.errors import ConfigError, as_typed, training
 from tunelab.events import picture, scalar, write_events
 from tunelab.folder import discard, write_atomic, write_json
 from tunelab.job import COMMAND_VARIABLE, import_torch
+from tunelab.printing import reader_may_be_gone
 from tunelab.ranges import range_mistakes
 
 if TYPE_CHECKING:
@@ -109,6 +110,12 @@ class Answer(ABC):
         curves = ((step, scalar(name, value)) for name, step, value in self.scalars())
         spreads = ((step, _histogram(name, values)) for name, step, values in self.histograms())
         write_events(folder / "tensorboard", chain(curves, spreads, shown))
+
+    def show(self, folder: Path) -> None:
+        """Prints it, and where it was saved."""
+        shown = shlex.quote(as_typed(folder))
+        with reader_may_be_gone():
+            print(f"{self.said()}\n\ncurves, table  {shown}\nlook at it     tensorboard --logdir {shown}")
 
 
 def _histogram(name: str, values: Any) -> Any:
@@ -217,9 +224,7 @@ def job(tool: ModuleType) -> Callable[[DictConfig], Any]:
             raise
         whole = Composed(cfg, choices, overrides)
         leave(answer, whole, folder, os.environ[COMMAND_VARIABLE])
-        print(answer.said())
-        shown = as_typed(folder)
-        print(f"\ncurves, table  {shown}\nlook at it     tensorboard --logdir {shlex.quote(shown)}")
+        answer.show(folder)
 
     return measured
 

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tunelab.analysis.effects import Place
 from tunelab.analysis.sensitivity import Sensitivity, sensitivity
-from tunelab.errors import RunFailed, as_typed, show, training
+from tunelab.errors import RunFailed, show, training
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.probes import changes
 from tunelab.sweep.results import nothing_found, others
@@ -45,9 +45,8 @@ def measured(plan: Plan, trials: Trials, cut: str = "") -> Sensitivity:
     )
     shutil.rmtree(plan.folder / "tensorboard", ignore_errors=True)  # of an answer before more trials
     answer.save(plan.folder)
-    shown = shlex.quote(as_typed(plan.folder))
-    print("", answer.said(), sep="\n")
-    print(f"\ncurves, table  {shown}\nlook at it     tensorboard --logdir {shown}")
+    print()
+    answer.show(plan.folder)
     if cut:
         print(f"\n{cut}")
     return answer

@@ -19,6 +19,7 @@ from tunelab import checkout
 from tunelab.analysis.sensitivity import Sensitivity
 from tunelab.errors import ConfigError, RunFailed, counted, exit_code
 from tunelab.job import COMMAND_VARIABLE
+from tunelab.printing import reader_may_be_gone
 from tunelab.sweep.effects import measured
 from tunelab.sweep.leftovers import is_begun, last_lines, outcome, result
 from tunelab.sweep.plan import Direction, Plan, make_folder, open_study, plan
@@ -309,7 +310,7 @@ class Search:
         if self._is_late and self.screen.done < most:
             timeout = f"sweep.timeout={self.plan.dials['timeout']:g}"
             cut = f"Ended by {timeout}: {self.screen.done} of {counted(most, 'trial')}. The same command goes on."
-        with alone(self.plan.folder), _reader_may_be_gone():  # two that end at once look at the test set once
+        with alone(self.plan.folder), reader_may_be_gone():  # two that end at once look at the test set once
             if self.plan.is_sensitivity:
                 self.answer = measured(self.plan, self.trials, cut)
             else:
@@ -322,16 +323,6 @@ class Search:
         with suppress(OSError, OptunaError, RunFailed):
             return self.screen.stood(self.interrupted + len(self.running) + len(self.waiting))
         return ""
-
-
-@contextmanager
-def _reader_may_be_gone() -> Iterator[None]:
-    """Ends quietly where nobody reads what is printed any more, as behind `| head`."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

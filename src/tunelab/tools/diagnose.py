@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,12 +77,7 @@ def run(cfg: DictConfig) -> None:
     name = str(answer.evidence.recipe.get("name") or "run").replace("/", "-")
     folder = claim(Path("outputs", "diagnose", name, f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve())
     answer.save(folder)
-    shown = as_typed(folder)
-    try:
-        print(answer.said())
-        print(f"\ncurves, table  {shown}\nlook at it     tensorboard --logdir {shlex.quote(shown)}", flush=True)
-    except BrokenPipeError:  # whoever reads has enough, as `head` has; Python would complain when it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    answer.show(folder)
 
 
 def diagnose(folder: str | Path) -> Diagnosis:

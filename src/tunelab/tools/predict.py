@@ -1,7 +1,5 @@
 """Predictions for the rows of a csv or parquet file, or for images: run=<folder> input=<file or folder>"""
 
-import os
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,6 +7,7 @@ from omegaconf import DictConfig
 from tunelab.config import one_of, required
 from tunelab.errors import ConfigError
 from tunelab.folder import CHECKPOINTS, RunFolder
+from tunelab.printing import reader_may_be_gone
 
 SHOWN_ROWS = 5
 
@@ -39,8 +38,6 @@ def run(cfg: DictConfig) -> None:
         predictions.to_csv(target, index=False)
     except OSError as error:
         raise ConfigError(f"`output` must be a file that can be written, got {target} ({error.strerror}).") from None
-    try:
+    with reader_may_be_gone():
         print(predictions.head(SHOWN_ROWS).to_string(index=False))
-        print(f"{len(predictions)} predictions in {target}", flush=True)
-    except BrokenPipeError:  # whoever reads has enough, as `head` has; Python would complain when it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{len(predictions)} predictions in {target}")
