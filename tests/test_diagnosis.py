@@ -141,6 +141,7 @@ def test_a_run_without_curves_or_facts_gets_no_verdict() -> None:
         (layer_stands_still, *(healthy(update_ratio=[5e-3, 5e-3, ratio]) for ratio in (1e-9, 0.0))),
         (layer_stands_still, healthy(update_ratio=[0.0, 0.0, 0.0]), healthy(update_ratio=[0.0, 0.0, 5e-3])),
         (lr_too_high, healthy(train=[1.24 * 2.4, *falling()[1:]]), healthy(train=[1.26 * 2.4, *falling()[1:]])),
+        (lr_too_high, *(healthy(val=[*falling()[:4], rose * 2.4, *falling()[5:]]) for rose in (1.24, 1.26))),
         (
             lr_too_high,
             healthy(val=[1.0, 1.0 + 0.19 * NOTHING] * 10),
@@ -218,6 +219,12 @@ def test_verdicts_are_ranked_by_severity_times_certainty() -> None:
     assert [found.name for found in both] == ["val_in_train", "too_few_examples"]
 
 
+def test_validation_that_rises_late_says_nothing_of_the_lr() -> None:
+    late = [*falling()[:5], *(1.26 * 2.4 for _ in range(15))]
+    assert lr_too_high(healthy(val=late)) is None
+    assert verdict(overfit(healthy(val=late))).certainty_in_words == "sure"
+
+
 def test_every_effect_that_a_cause_explains_is_a_verdict_of_some_rule() -> None:
     names = {rule.__name__ for rule in RULES}
     assert set(EXPLAINS) <= names
@@ -280,7 +287,14 @@ def test_a_vanishing_gradient_under_sigmoid_asks_for_another_activation_an_init_
     deep = healthy(gradient_norm=[1e-7, 1e-3, 1.0], choices={"activation": "sigmoid"})
     found = verdict(vanishing_signal(deep))
     assert found.overrides == ("activation=relu", "init=kaiming_normal", "model.normalization=batch")
-    assert found.evidence.startswith("in the first step written its norm was 1e-07 in hidden1 and 1 in head")
+    assert found.evidence.startswith("in the first step its norm was 1e-07 in hidden1 and 1 in head")
+
+
+def test_a_gradient_that_steps_have_made_small_did_not_vanish_on_its_way() -> None:
+    later = {"gradient_norm": [1e-7, 1e-3, 1.0]}
+    assert verdict(vanishing_signal(healthy(**later))).name == "vanishing_signal"
+    begun = {"first_gradient_norms": {"hidden1": 0.5, "hidden2": 0.4, "head": 0.8}}
+    assert vanishing_signal(healthy(begun, **later)) is None
 
 
 def test_units_dead_from_the_start_and_those_that_died_have_other_remedies() -> None:

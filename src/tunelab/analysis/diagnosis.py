@@ -47,7 +47,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "vanishing_signal": ("dead_units", "lr_too_low", "layer_stands_still", "too_few_epochs", "nothing_learned"),
     "labels_random": ("model_too_small", "overfit", "nothing_learned"),
     "lr_too_high": (
-        *("vanishing_signal", "dead_units", "clipped_too_often", "model_too_small", "overfit", "too_few_epochs"),
+        *("dead_units", "clipped_too_often", "model_too_small", "overfit", "too_few_epochs"),
         "nothing_learned",
     ),
     "clipped_too_often": ("lr_too_low", "too_few_epochs", "nothing_learned"),

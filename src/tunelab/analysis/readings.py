@@ -100,10 +100,10 @@ def lrs(evidence: Evidence) -> dict[int, float]:
 
 
 def first_gradients(evidence: Evidence) -> dict[str, float]:
-    """The norm of each layer's gradient in the first step that was written, else in the first; in the model's order."""
+    """The norm of each layer's gradient in the first step, else in the first that was written; in the model's order."""
+    noted: dict[str, float | None] = evidence.facts.get("first_gradient_norms") or {}
     written = {layer: curve.values[0] for layer, curve in evidence.layers("gradient_norm").items() if len(curve)}
-    noted = evidence.facts.get("first_gradient_norms") or {}
-    return written or {layer: value for layer, value in noted.items() if value is not None}
+    return {layer: value for layer, value in noted.items() if value is not None} or written
 
 
 def number(value: float) -> str:

@@ -25,8 +25,11 @@ from tunelab.analysis.readings import (
 from tunelab.analysis.verdict import Verdict
 from tunelab.errors import counted
 
-ROSE = 1.25
-"""Times the loss of the first batch: a mean above it, later on, says that steps did harm."""
+ROSE, EARLY = 1.25, 0.25
+"""Times the loss of the first batch: a mean above it says that steps did harm, of validation in the run's first part.
+
+Later, validation may rise as far by overfitting.
+"""
 
 OVERWRITING = 0.05
 """Of a layer that a step moves: twenty of them write it anew. Healthy are up to 0.02, with momentum or Muon 0.03."""
@@ -86,14 +89,16 @@ def lr_too_high(evidence: Evidence) -> Verdict | None:
     pace = paces(evidence)
     if len(pace) and max(pace.values) < CRAWLING:
         return None  # what hardly moves does no harm: dropout and small batches make such losses
-    begun, seen, certainty = max(nothing, fact(evidence, "first_loss") or 0.0), [], 0.0
-    top = max(range(len(train)), key=train.values.__getitem__)
-    if train.values[top] > ROSE * begun:
-        seen.append(
-            f"the training loss rose to {number(train.values[top])} by step {train.steps[top]}; the first batch had "
-            f"{number(begun)}"
-        )
-        certainty = between(train.values[top] / begun, ROSE, 2 * ROSE, (0.75, 0.97))
+    begun, seen, certainty = max(nothing, fact(evidence, "first_loss") or 0.0), list[str](), 0.0
+    first = math.ceil(EARLY * len(val))
+    early = Curve(val.steps[:first], val.epochs[:first], val.values[:first])
+    for what, curve in (("training", train), ("validation", early)):
+        top = max(zip(curve.values, curve.steps, strict=True), default=(0.0, 0))
+        if not seen and top[0] > ROSE * begun:
+            seen.append(
+                f"the {what} loss rose to {number(top[0])} by step {top[1]}; the first batch had {number(begun)}"
+            )
+            certainty = between(top[0] / begun, ROSE, 2 * ROSE, (0.75, 0.97))
     jumps = [(after - before, step) for before, after, step in _moves(val) if after - before > JUMP * nothing]
     fastest = max(range(len(pace)), key=pace.values.__getitem__) if len(pace) else None
     fast = fastest is not None and pace.values[fastest] > OVERWRITING
