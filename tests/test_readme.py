@@ -18,16 +18,16 @@ ROWS = re.findall(r"^\| `([\w/]+)` \|(.*)\|$", CHOICES, flags=re.MULTILINE)
 
 
 def commands() -> list[str]:
-    """Every `python train.py …` of the README, in a block or in a sentence, without its comment."""
-    found = re.findall(r"^ *(?:\$ )?((?:\w+=\S+ )?python train\.py[^\n`]*)", TEXT, flags=re.MULTILINE)
-    found += re.findall(r"`(python train\.py[^`]*)`", TEXT)
+    """Every `python train.py …` and `python scripts/….py …` of the README, without its comment."""
+    found = re.findall(r"^ *(?:\$ )?((?:\w+=\S+ )?python (?:train|scripts/\w+)\.py[^\n`]*)", TEXT, flags=re.MULTILINE)
+    found += re.findall(r"`(python (?:train|scripts/\w+)\.py[^`]*)`", TEXT)
     found += [f"python train.py {arguments}" for arguments in re.findall(r'make train ARGS="([^"]*)"', TEXT)]
     return list(dict.fromkeys(re.split(r"\s+#", command)[0].strip() for command in found))
 
 
 # one that is shown with the answer to its mistakes is no example to follow
 SHOWN_WITH_ITS_MISTAKES = set(re.findall(r"^ *\$ (python train\.py[^\n]*)\n +`", TEXT, flags=re.MULTILINE))
-EXAMPLES = [c for c in commands() if "<" not in c and "…" not in c and "--config-dir" not in c]
+EXAMPLES = [c for c in commands() if "<" not in c and "…" not in c and "--config-dir" not in c and "study=" not in c]
 
 
 def test_the_table_names_exactly_the_groups_of_the_catalogue() -> None:
@@ -64,7 +64,8 @@ def test_the_readme_has_commands_to_follow() -> None:
 @pytest.mark.parametrize("command", EXAMPLES)
 def test_a_command_of_the_readme_is_accepted(tmp_path: Path, command: str) -> None:
     words = shlex.split(command)
-    arguments = words[words.index("train.py") + 1 :]
+    script = next(word for word in words if word.endswith(".py"))
+    arguments = words[words.index(script) + 1 :]
     if command in SHOWN_WITH_ITS_MISTAKES:
         answer = TEXT.split(f"$ {command}\n")[1].split("\n\n")[0].split("\n```")[0]
         outcome = typed(tmp_path, *arguments)
@@ -74,7 +75,7 @@ def test_a_command_of_the_readme_is_accepted(tmp_path: Path, command: str) -> No
         assert typed(tmp_path, *arguments).out.startswith("python train.py")
         return
     shown = [] if "--cfg" in arguments else ["--cfg", "job"]
-    outcome = typed(tmp_path, *arguments, *shown)
+    outcome = typed(tmp_path, *arguments, *shown, script=script)
     assert outcome.err == ""
     assert re.search(r"^task:\n +_target_: tunelab\.tasks\.", outcome.out, flags=re.MULTILINE)
 

@@ -120,7 +120,7 @@ def _becomes_search(folder: Path, tool: str) -> bool:
     """
     sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
     flags, options = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
-    if flags.help or flags.hydra_help or flags.shell_completion or flags.info or flags.cfg:
+    if flags.help or flags.hydra_help or flags.shell_completion or flags.info:
         return False
     refuse_dashes(sys.argv[1:], options)
     refuse_blanks(flags.overrides)
