@@ -7,11 +7,14 @@ import os
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
+from tunelab.config import validate
 from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder, claim, discard, write_atomic, write_json
 
@@ -141,6 +144,17 @@ def test_the_command_for_a_new_run_has_each_key_once(
     monkeypatch.setattr("sys.argv", ["train.py"])
     write_json(run / "run.json", {**RECORD, "overrides": recorded})
     assert shlex.split(RunFolder(run).command(*changes)) == ["python", "train.py", *words]
+
+
+def test_a_run_that_found_its_lr_can_be_begun_anew_with_another(
+    run: Path, monkeypatch: pytest.MonkeyPatch, compose: Callable[..., DictConfig]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    write_json(run / "run.json", {**RECORD, "overrides": ["find_lr=true", "epochs=3"]})
+    _, _, *words = shlex.split(RunFolder(run).command("lr=0.01"))
+    assert words == ["epochs=3", "lr=0.01"]
+    validate(compose(*words), [word.split("=")[0] for word in words])
+    assert "find_lr=true" in RunFolder(run).command("epochs=4")
 
 
 def test_a_resume_without_the_last_checkpoint_is_told_which_to_name(run: Path) -> None:

@@ -215,7 +215,10 @@ class RunFolder:
         new = {change.split("=")[0].lstrip("+~"): change for change in changes}
         kept = []
         for override in self.record["overrides"]:
-            instead = new.get(override.split("=")[0].lstrip("+~"))
+            key = override.split("=")[0].lstrip("+~")
+            if key == "find_lr" and "lr" in new:  # a run is told its lr, or finds it
+                continue
+            instead = new.get(key)
             # an added key must be there for its value to be changed
             if instead is None or (override.startswith("+") and not instead.startswith("+")):
                 kept.append(override)
