@@ -29,8 +29,9 @@ from omegaconf import DictConfig
 from tunelab.composing import composed
 from tunelab.fitting import parts
 from tunelab.prepare import complete, prepare_process
+from tunelab.tuning.bare import with_value
 from tunelab.tuning.fits import fit
-from tunelab.tuning.lr_range import Plan, find_lr, with_value
+from tunelab.tuning.lr_range import Plan, find_lr
 
 OPTIMIZERS = ("sgd", "adamw", "rmsprop", "muon")
 SIZES = {"mlp": "base", "cnn": "tiny"}

@@ -337,6 +337,14 @@ def test_steps_are_whole_batches_of_the_size_asked_for_and_as_many(compose: Call
     assert recipe.batch_size == 64
 
 
+@pytest.mark.parametrize("member", ["dropout", "label_smoothing", "l2"])
+def test_members_that_have_no_part_of_their_own_stay(compose: Callable[..., DictConfig], member: str) -> None:
+    recipe = compose(*SMALL, "threads=1", f"regularization=[{member},early_stopping]")
+    made: list[int] = []
+    make_steps(recipe, 50, 120, 2, lambda: made.append(1))
+    assert made == [1]
+
+
 def test_mistakes_are_refused_together(tmp_path: Path) -> None:
     words = ("min_batch_size=0", "headroom_fraction=1", "memory_limit_gb=-1", "doubling_gain=2", "lr=-1")
     assert refused(typed(tmp_path, *words, script=SCRIPT), 1).splitlines() == [

@@ -20,10 +20,11 @@ from tunelab import conf_folder
 from tunelab.config import validate
 from tunelab.errors import ConfigError
 from tunelab.tuning import lr_run
+from tunelab.tuning.bare import bare, with_value
 from tunelab.tuning.fits import fit as fit_aside
 from tunelab.tuning.lr_advice import family_of
 from tunelab.tuning.lr_curve import Curve, rising_rates, smoothed
-from tunelab.tuning.lr_range import Plan, _groups_of, _Ramp, _without_schedule, find_lr, with_value
+from tunelab.tuning.lr_range import Plan, _alone, _groups_of, _Ramp, find_lr
 
 SCRIPT = "scripts/find_lr.py"
 SMALL = ("size=tiny", "threads=1", "callbacks=[]", "logger=[]", "trainer.enable_progress_bar=false")
@@ -131,7 +132,7 @@ class Rates(Callback):
 def test_each_group_follows_the_lr_as_it_does_in_a_run(
     compose: Compose, overrides: tuple[str, ...], expected: list[float] | None
 ) -> None:
-    still = _without_schedule(compose(*SMALL, *overrides), 20)
+    still = _alone(compose(*SMALL, *overrides), 20)
     rates, seen = rising_rates(1e-4, 1e-2, 20), Rates()
     fit_aside(still, [_Ramp(0, rates, _groups_of(still), lambda found: None), seen])
     assert len(seen.seen) == 20
@@ -173,6 +174,29 @@ def test_what_does_not_fall_and_what_diverges_everywhere_is_said(compose: Compos
         find_lr(cfg, Plan(min_lr=1e3, max_lr=1e6, steps=30, seeds=1))
     with pytest.raises(ConfigError, match="got lbfgs, whose search along a line finds the length"):
         find_lr(compose(*SMALL, "optimizer=lbfgs"), Plan())
+
+
+WATCHED = ("scheduler=plateau", "scheduler.patience=2", "warmup_steps=3", "batch_growth=factor")
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_bare_recipe_has_no_validation_and_no_schedule_but_all_that_makes_its_loss(
+    compose: Compose, followed: bool
+) -> None:
+    recipe = compose(*SMALL, "regularization=[early_stopping,dropout,label_smoothing,l2]", *WATCHED)
+    recipe.name = "test"
+    if followed:
+        recipe = OmegaConf.create(OmegaConf.to_container(recipe, resolve=True))
+    left = bare(recipe)
+    for holder in (left, left.task):
+        assert list(holder.regularization) == ["dropout", "label_smoothing", "l2"]
+        assert holder.scheduler._target_ == "tunelab.schedules.constant"
+        assert holder.batch_growth is None
+    assert (left.warmup_steps, left.trainer.limit_val_batches) == (0, 0)
+    assert left.dropout == left.task.model.dropout == 0.2
+    scheduled = bare(compose(*SMALL, "scheduler=cosine", "warmup_steps=3"), scheduled=True)
+    assert (scheduled.scheduler._target_, scheduled.warmup_steps) == ("tunelab.schedules.cosine", 3)
+    assert bare(recipe, scheduled=True).scheduler._target_ == "tunelab.schedules.constant"  # nothing to watch
 
 
 @pytest.mark.parametrize("path", sorted((conf_folder() / "optimizer").glob("*.yaml")), ids=lambda path: path.stem)

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from tunelab.errors import ConfigError
+from tunelab.tuning.bare import bare, with_value
 from tunelab.tuning.fits import fit
 from tunelab.tuning.lr_advice import Found, advised
 from tunelab.tuning.lr_curve import Curve, rising_rates
@@ -59,7 +60,7 @@ def find_lr(recipe: DictConfig, plan: Plan, advance: Advance = lambda found: Non
         ConfigError: If the loss falls at no lr, or the optimizer does not follow one.
     """
     _refuse(recipe)
-    still, rates = _without_schedule(recipe, plan.steps), rising_rates(plan.min_lr, plan.max_lr, plan.steps)
+    still, rates = _alone(recipe, plan.steps), rising_rates(plan.min_lr, plan.max_lr, plan.steps)
     groups = _groups_of(still)
     curves = []
     for seed in range(recipe.seed, recipe.seed + plan.seeds):
@@ -70,46 +71,14 @@ def find_lr(recipe: DictConfig, plan: Plan, advance: Advance = lambda found: Non
     return advised(curves, recipe.optimizer)
 
 
-def with_value(recipe: DictConfig, key: str, value: Any) -> DictConfig:
-    """The recipe with another value of a dial, also where it has been followed: keys of the same name and value.
-
-    Args:
-        recipe: Interpolations may have been followed, as in a sweep's trials.
-        key: The dial.
-        value: Its new value.
-    """
-    changed, before = recipe.copy(), recipe[key]
-
-    def follow(node: DictConfig) -> None:
-        for name in list(node):
-            if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
-                continue
-            if OmegaConf.is_dict(node[name]):
-                follow(node[name])
-            elif name == key and node[name] == before:
-                node[name] = value
-
-    follow(changed)
-    return changed
-
-
-def _without_schedule(recipe: DictConfig, steps: int) -> DictConfig:
+def _alone(recipe: DictConfig, steps: int) -> DictConfig:
     """The recipe with so many steps, at an lr that nothing else moves, on one device and without validation."""
-    still = with_value(with_value(recipe, "warmup_steps", 0), "warmup_fraction", 0.0)
-    constant = {"_target_": "tunelab.schedules.constant", "_partial_": True}
+    still = bare(recipe)
     with open_dict(still):
         still.epochs = still.trainer.max_epochs = steps  # an epoch has a step at least
-        still.trainer.limit_val_batches, still.trainer.devices = 0, 1  # which has the whole batch then
+        still.trainer.devices = 1  # which has the whole batch then
         if "strategy" in still.trainer:
             still.trainer.strategy = "auto"
-        for holder in (still, still.task):
-            if "scheduler" in holder:
-                holder.scheduler = constant
-            if "batch_growth" in holder:
-                holder.batch_growth = None
-            if "regularization" in holder:
-                members = {name: member or {} for name, member in holder.regularization.items()}
-                holder.regularization = {name: m for name, m in members.items() if "monitor" not in m}
     return still
 
 

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from tunelab.config import validate
 from tunelab.folder import RunFolder, write_atomic, write_json
+from tunelab.tuning.bare import with_value
 from tunelab.tuning.lr_advice import Found
-from tunelab.tuning.lr_range import Plan, find_lr, with_value
+from tunelab.tuning.lr_range import Plan, find_lr
 
 log = logging.getLogger("tunelab")
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from tunelab.callbacks.layers import examples_in
 from tunelab.errors import ConfigError
+from tunelab.tuning.bare import bare
 from tunelab.tuning.fits import fit
 
 ENDLESS = 20_000
@@ -29,28 +30,13 @@ def fit_with_batch_size(recipe: DictConfig, batch_size: int, examples: int | Non
     Raises:
         ConfigError: If the data or the model does not allow it.
     """
-    changed = _even(recipe)
+    # a schedule may not fit the steps of another batch size, and takes neither time nor memory
+    changed = bare(recipe)
     with open_dict(changed):
         changed.epochs, changed.batch_size = ENDLESS, batch_size
         if examples is not None:  # the last batch of an epoch would be a smaller one
             changed.trainer.limit_train_batches = _fewer(changed.trainer.limit_train_batches, examples // batch_size)
     return fit(changed, [_Whole(batch_size), callback])
-
-
-def _even(recipe: DictConfig) -> DictConfig:
-    """A copy whose steps are all alike: without what follows the epochs or needs a validation."""
-    even = recipe.copy()
-    with open_dict(even):
-        # a schedule may not fit the steps of another batch size, and takes neither time nor memory
-        even.scheduler = {"_target_": "tunelab.schedules.constant", "_partial_": True}
-        even.warmup_steps, even.warmup_fraction = 0, 0.0
-        even.batch_growth = None
-        even.trainer.limit_val_batches = 0
-        for group in ("regularization", "callbacks"):
-            even[group] = {
-                name: part for name, part in even[group].items() if not part._target_.endswith(".EarlyStopping")
-            }
-    return even
 
 
 def _fewer(limit: float, batches: int) -> int:
@@ -125,5 +111,5 @@ def training_of(recipe: DictConfig) -> Training:
         recipe: A validated recipe.
     """
     found = Training()
-    fit(_even(recipe), [found])
+    fit(bare(recipe), [found])
     return found
