@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.strategies import Strategy
 from omegaconf import OmegaConf
 from test_command import typed
 
 from tunelab.callbacks import Facts, facts
 from tunelab.fitting import build
+from tunelab.tasks import SupervisedTask
 
 BARE = ("size=tiny", "epochs=1", "logger=[]", "callbacks=[]", "test=false")
 
@@ -109,6 +111,39 @@ def test_beyond_a_bound_rows_are_not_compared(monkeypatch: pytest.MonkeyPatch, f
 def test_layers_that_no_step_moves_are_named(fit) -> None:
     _, folder = fit("data=iris", *BARE, 'parameter_groups.rules=[{match: "head.*", lr: 0.0}]')
     assert noted(folder)["frozen_layers"] == ["head"]
+
+
+def test_no_step_waits_for_the_file_to_be_written(fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(facts, "write_json", lambda path, found: written.append(trainers[-1].global_step))
+    trainers: list[Any] = []
+    start = Facts.on_train_start
+    monkeypatch.setattr(
+        Facts, "on_train_start", lambda self, trainer, task: (trainers.append(trainer), start(self, trainer, task))
+    )
+    fit("data=iris", "size=tiny", "epochs=2", "batch_size=16", "logger=[]", "callbacks=[]", "test=false")
+    assert written == [8]  # of the first epoch's 8 steps
+
+
+def test_a_run_that_ends_in_its_first_epoch_leaves_its_facts(
+    fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SupervisedTask, "on_validation_epoch_start", stop)
+    with pytest.raises(SystemExit):
+        fit("data=iris", *BARE)
+    assert noted(tmp_path / "run1")["first_loss"] > 0
+
+
+def test_where_each_process_has_a_part_of_the_weights_its_size_and_gradients_are_not_noted(
+    fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "FSDPStrategy", Strategy)  # as if the one at hand were it
+    found = noted(fit("data=iris", *BARE)[1])
+    assert (found["parameters"], found["first_gradient_norms"]) == (None, None)
+    assert found["first_loss"] > 0
 
 
 def test_a_resume_keeps_the_facts_and_a_run_that_had_none_gets_them_without_its_first_step(tmp_path: Path) -> None:

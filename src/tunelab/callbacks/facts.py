@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
@@ -33,8 +34,9 @@ Hashes = NDArray[np.int64]
 class Facts(Callback):
     """Writes facts.json: how many examples, the loss of knowing nothing, whether parts overlap, the first step.
 
-    It is written once, behind the first step; a resumed run keeps it. What cannot be had cheaply is null: what examples
-    have in common where they are read from files, or come from a data module of the user's own.
+    It is written once, when the first epoch is over, as a disk that is busy may take seconds; a resumed run keeps it.
+    What cannot be had cheaply is null: what examples have in common where they are read from files, or come from a data
+    module of the user's own; the parameters and the gradients where each process has but a part of them.
 
     Args:
         folder: The run's.
@@ -57,7 +59,7 @@ class Facts(Callback):
             self._write()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.found and self.found["first_gradient_norms"] is None:
+        if self.found and self.found["first_gradient_norms"] is None and not _in_parts(trainer):
             of_layers = layers(model_of(pl_module))
             gradients = {p: p.grad for own in of_layers.values() for p in own if p.grad is not None}
             read = norms(list(gradients.values())).tolist() if gradients else []
@@ -75,8 +77,10 @@ class Facts(Callback):
         if self.found and batch_idx == 0 and losses:
             self.found["first_loss"] = _finite(float(losses[0]))
         if batch_idx + 1 >= trainer.accumulate_grad_batches or trainer.global_step:
-            self._write()
             self.__dict__["on_train_batch_end"] = None  # Lightning skips what cannot be called
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._write()
@@ -92,6 +96,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _in_parts(trainer: Trainer) -> bool:
+    """Whether each process has but a part of the weights and of their gradients."""
+    return isinstance(trainer.strategy, FSDPStrategy)
+
+
 def of_model(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
     """The size of the model, of an epoch in optimizer steps, of a batch over all processes, and which layers stay."""
     batches: float = trainer.num_training_batches
@@ -104,7 +113,7 @@ def of_model(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
     moved = {p for group in groups if group.get("initial_lr", group["lr"]) for p in group["params"] if p.requires_grad}
     return {
         "frozen_layers": [n for n, own in layers(model_of(task)).items() if not any(p in moved for p in own)],
-        "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "parameters": None if _in_parts(trainer) else sum(p.numel() for p in task.parameters() if p.requires_grad),
         "steps_per_epoch": math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else None,
         "batch_size": size,
     }
