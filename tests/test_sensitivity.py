@@ -300,6 +300,31 @@ def test_the_recipes_own_value_is_no_change_and_one_knob_is_changed_at_a_time() 
     ]
 
 
+def test_a_value_that_is_typed_is_the_recipes_own_and_is_kept_beside_the_values_that_are_tried() -> None:
+    with found_by_hydra("sensitivity"):
+        _, words = as_search(["lr=3e-3", "batch_size=32", "epochs=1"])
+        _, given = as_search(["lr=3e-3", "lr=1e-3,1e-2"])
+    assert {"lr=3e-3", "lr=0.0003,0.0009,0.003,0.009,0.03", "batch_size=32", "batch_size=8,16,32,64,128"} <= {*words}
+    assert given[:2] == ["lr=3e-3", "lr=1e-3,1e-2"]
+    parsed = OverridesParser.create().parse_overrides(given[:2])
+    space = read_space(parsed, {}, 0, with_own=True)
+    assert ([k.typed for k in space.knobs], [o.input_line for o in space.fixed]) == (["1e-3,1e-2"], ["lr=3e-3"])
+    for groups, with_own in (({}, False), ({"lr": []}, True)):  # a group is chosen once
+        with pytest.raises(ConfigError) as refusal:
+            read_space(parsed, groups, 0, with_own=with_own)
+        assert str(refusal.value) == "`lr` must be given once, got it 2 times. Put all its values into one."
+
+
+def test_what_is_better_is_typed_in_place_of_the_recipes_own() -> None:
+    values = places("lr", {1e-3: 0.1, 1e-2: 0.9}, 0.01, 3, own=1e-3)
+    recipe = "python train.py lr=1e-3 'name=a b'"
+    assert (
+        sensitivity({"lr": values}, "val/loss", 3, maximize=True, recipe=recipe)
+        .said()
+        .endswith("python train.py 'name=a b' lr=0.01")
+    )
+
+
 def test_with_no_knob_given_those_are_declared_that_the_recipe_uses() -> None:
     with found_by_hydra("sensitivity"):
         takes_search, words = as_search(["optimizer=momentum", "batch_size=full", "seed=7", "seeds=2"])
@@ -321,7 +346,15 @@ def test_with_no_knob_given_those_are_declared_that_the_recipe_uses() -> None:
         (("-m", "lr=1e-3,1e-2"), 2, "`-m` must be left out: sensitivity searches by itself."),
         (("lr=1e-3,1e-2", "seeds=1"), 1, "`seeds` must be at least 2, got 1. Try seeds=3."),
         (("lr=1e-3,1e-2", "points=1"), 1, "`points` must be at least 2, got 1. Try points=5."),
-        (("lr=1e-3,1e-3",), 1, "`lr` must have two or more values, got 1e-3,1e-3."),
+        (
+            ("lr=1e-3,1e-3", "batch_size=choice(32)", "epochs=range(1,2)"),
+            1,
+            "`lr` must have two or more values, got 1e-3,1e-3. Write lr=<a>,<b>, or lr=0.001 to keep it there.\n"
+            "`batch_size` must have two or more values, got choice(32). "
+            "Write batch_size=<a>,<b>, or batch_size=32 to keep it there.\n"
+            "`epochs` must have two or more values, got range(1,2). "
+            "Write epochs=<a>,<b>, or epochs=1 to keep it there.",
+        ),
         (("optimizer.momentum=0.5,0.9",), 2, "`optimizer.momentum` must be a key of optimizer, got momentum."),
         (("optimizer=adamw,momentum", "optimizer.momentum=0.5,0.9"), 1, "must be in use by the recipe, got 0.5,0.9"),
         (("lr=tag(log,interval(0,0.1))",), 1, "`lr` must be greater than 0, got 0.0."),

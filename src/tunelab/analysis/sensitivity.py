@@ -88,7 +88,9 @@ class Sensitivity(Answer):
             return f"Keep the recipe: nothing is better than it beyond the noise.\n  {self.recipe}"
         typed = " ".join(shlex.quote(each.best.override) for each in better)
         alone = "" if len(better) == 1 else " Each was measured alone; together they may do otherwise."
-        return f"Better than the recipe beyond the noise.{alone} Type:\n  {self.recipe} {typed}"
+        replaced = {each.key for each in better}
+        kept = [word for word in shlex.split(self.recipe) if word.partition("=")[0].lstrip("+") not in replaced]
+        return f"Better than the recipe beyond the noise.{alone} Type:\n  {shlex.join(kept)} {typed}"
 
     def values(self) -> dict[str, Any]:
         effects = [

@@ -99,12 +99,13 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     dials = plain(master.sweep, resolve=True)
-    space = read_space([o for o in parsed if not of_search(o)], catalogue.groups(loader), dials["seed"])
+    is_sensitivity = (dials["sampler"] or {}).get("_target_") == PROBES
+    searched = [o for o in parsed if not of_search(o)]
+    space = read_space(searched, catalogue.groups(loader), dials["seed"], with_own=is_sensitivity)
     sampler = choose_sampler(dials, space)
     of_hydra = hydra_overrides(master)
     recipes = Recipes(loader, master.hydra.job.config_name, space, of_hydra)
     refuse_mistakes(recipes)
-    is_sensitivity = sampler["_target_"] == PROBES
     if is_sensitivity:
         probes.refuse(recipes, sampler["points"])
     pruner = plain(master.pruner, resolve=True) if master.get("pruner") else dict(NO_PRUNER)

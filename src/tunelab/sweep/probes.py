@@ -95,9 +95,10 @@ def refuse(recipes: Recipes, points: int) -> None:
     for knob in recipes.space.knobs:
         if knob.key in REPEATS:
             continue
-        if len(tried(knob, points)) < 2:
-            remedy = f"Write {knob.element}=<a>,<b>, or {knob.element}={next(iter(knob.texts.values()), '<a>')} to "
-            mistakes.append(f"`{knob.key}` must have two or more values, got {knob.typed}. {remedy}keep it there.")
+        values = tried(knob, points)
+        if len(values) < 2:
+            remedy = f"Write {knob.element}=<a>,<b>, or {knob.override(values[0])} to keep it there."
+            mistakes.append(f"`{knob.key}` must have two or more values, got {knob.typed}. {remedy}")
         elif not knob.is_group and knob.key not in active:
             chosen = next((group.key for group in recipes.space.groups), "")
             remedy = (

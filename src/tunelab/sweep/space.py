@@ -187,13 +187,14 @@ def canonical(override: Override) -> str:
     return f"{override.get_key_element()}={override.get_value_element_as_str()}"
 
 
-def read_space(overrides: Sequence[Override], groups: Mapping[str, Any], seed: int) -> Space:
+def read_space(overrides: Sequence[Override], groups: Mapping[str, Any], seed: int, *, with_own: bool = False) -> Space:
     """The space of a command line.
 
     Args:
         overrides: Parsed by a parser that knows the config loader, without those of the search itself.
         groups: The config groups that there are.
         seed: What the order of shuffled choices follows from.
+        with_own: Whether the recipe's own value of a knob may be given beside its values.
 
     Raises:
         ConfigError: With a sentence for each thing that cannot be searched.
@@ -207,7 +208,8 @@ def read_space(overrides: Sequence[Override], groups: Mapping[str, Any], seed: i
             mistakes += found
         else:
             knobs.append(_knob(override, override.key_or_group in groups, seed))
-    given = [_bare(override) for override in overrides]
+    may_be_twice = fixed if with_own else []
+    given = [_bare(o) for o in overrides if o not in may_be_twice or o.key_or_group in groups]
     mistakes += [
         f"`{key}` must be given once, got it {given.count(key)} times. Put all its values into one."
         for key in dict.fromkeys(_bare(override) for override in overrides if override.is_sweep_override())

@@ -1,4 +1,4 @@
-"""Which knob matters, beside the noise of the seeds: lr=1e-4,1e-3,1e-2 batch_size=32,64 seeds=3; or study=<folder>"""
+"""Which knob matters, beside the noise of the seeds: lr=1e-4,1e-3 (key=value is the recipe's); or study=<folder>"""
 
 from __future__ import annotations
 
