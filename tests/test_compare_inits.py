@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import options
+from omegaconf import DictConfig
 from test_command import refused, typed
 from torch import nn
 
@@ -20,7 +21,8 @@ import tunelab
 from tunelab.errors import ConfigError
 from tunelab.inits import kaiming_normal, xavier_normal
 from tunelab.models import MLP
-from tunelab.tuning.init_fits import Combination
+from tunelab.tuning.fits import loss_of
+from tunelab.tuning.init_fits import Combination, measure
 from tunelab.tuning.inits import Comparison, noise
 from tunelab.tuning.signal import Layer, Signal, distinct_units, lost_from, per_layer, state
 
@@ -124,12 +126,20 @@ def test_noise_is_the_95_percent_interval_of_paired_differences() -> None:
     low, high = scipy.t.interval(0.95, 2, np.mean(differences), scipy.sem(differences))
     assert noise(differences) == pytest.approx((high - low) / 2, rel=1e-3)
     assert noise([0.1]) == math.inf
+    eleven = [float(value) for value in range(11)]
+    assert noise(eleven) == pytest.approx(2.228 * np.std(eleven, ddof=1) / math.sqrt(11), rel=1e-3)
 
 
-def made(init: str, losses: list[float], activation: Mapping[str, float] | None = None) -> Combination:
-    values = activation or {"hidden1": 1.0, "hidden2": 1.0, "head": 1.0}
-    layers = {path: Layer(value, value, units=2, distinct=2) for path, value in values.items()}
-    return Combination(init, "relu", 2, [layers] * len(losses), [[loss] for loss in losses])
+def made(
+    init: str,
+    losses: list[float],
+    signal: Mapping[str, float] | None = None,
+    activation: str = "relu",
+    depth: int = 2,
+) -> Combination:
+    values = signal or {"hidden1": 1.0, "hidden2": 1.0, "head": 1.0}
+    layers = {path: Layer(value, value, 2, 2, torch.ones(4)) for path, value in values.items()}
+    return Combination(init, activation, depth, [layers] * len(losses), [[loss] for loss in losses])
 
 
 def said(*combinations: Combination) -> str:
@@ -167,6 +177,78 @@ def test_one_seed_and_divergence_are_said() -> None:
         made("default", [1.0]), made("lsuv", [2.0])
     )
     assert said(made("default", [math.nan] * 2)).startswith("every init diverges within 1 epoch: try a smaller lr.")
+
+
+def test_another_activation_or_depth_is_typed_only_where_it_is_better_beyond_the_noise() -> None:
+    own, noisy = made("default", [0.50, 0.60, 0.55]), made("lsuv", [0.49, 0.61, 0.53], activation="tanh", depth=9)
+    for text in (said(noisy, own), said(own, noisy)):
+        assert "\nThe command has relu, depth 2, the recipe's own: none has a loss lower by more" in text
+        assert text.endswith("\npython train.py init.x=1")
+    better = said(own, made("lsuv", [0.1, 0.2, 0.15], activation="tanh", depth=9))
+    assert "\nThe command has tanh, depth 9, whose loss is the lowest." in better
+    assert better.endswith("\npython train.py init=lsuv activation=tanh size.depth=9")
+    alone = said(made("default", [0.5]), made("default", [0.1], activation="tanh"))
+    assert "\nThe command has relu, depth 2: with one seed nobody knows what is chance." in alone
+    assert alone.endswith("\npython train.py init.x=1")
+
+
+def test_each_setting_has_its_own_answer_before_the_command() -> None:
+    shallow, deep = (
+        [made("default", [0.5, 0.6]), made("lsuv", [0.9, 1.0])],
+        [
+            made("default", [0.95, 1.0], depth=9),
+            made("lsuv", [0.75, 0.8], depth=9),
+        ],
+    )
+    lines = said(*shallow, *deep).splitlines()
+    assert lines[0].startswith("relu, depth 2: no init trains better than default, the recipe's own: train loss 0.55")
+    assert lines[1].startswith("relu, depth 9: lsuv trains best: train loss 0.775")
+    assert lines[-1] == "python train.py init.x=1"
+
+
+def test_where_everything_diverges_there_is_no_command() -> None:
+    text = said(made("default", [math.nan] * 2), made("lsuv", [math.inf] * 2, activation="tanh"))
+    assert text.splitlines()[:2] == [
+        f"{name}, depth 2: every init diverges within 1 epoch: try a smaller lr." for name in ("relu", "tanh")
+    ]
+    assert "python train.py" not in text
+
+
+def test_seeds_that_end_at_different_epochs_are_drawn_and_told(tmp_path: Path) -> None:
+    short = Combination("default", "relu", 2, made("default", [1.0, 1.0]).layers, [[2.0, 1.0], [2.0]], first_seed=7)
+    answer = Comparison([short], ("default", "relu", 2), [], [])
+    assert [step for name, step, _ in answer.scalars() if name.startswith("train_loss")] == [1]
+    answer.figure().savefig(tmp_path / "drawn.png")
+    assert [row["seed"] for row in answer.rows()] == [7] * 3 + [8] * 3
+
+
+def test_no_fit_stops_early_and_none_is_validated(
+    monkeypatch: pytest.MonkeyPatch, compose: Callable[..., DictConfig]
+) -> None:
+    validated: list[int] = []
+    monkeypatch.setattr("tunelab.tasks.SupervisedTask.validation_step", lambda *_: validated.append(1))
+    stops = ("regularization=[early_stopping]", "regularization.early_stopping.patience=1", "scheduler=plateau")
+    recipe = compose(*TINY, *stops, "lr=10", "epochs=3", "seed=7")
+    found = measure(recipe, "default", "relu", 2, lambda _: None)
+    assert [len(losses) for losses in found.losses] == [3, 3]
+    assert validated == []
+    assert found.first_seed == 7
+
+
+def test_the_train_loss_does_not_depend_on_how_batches_accumulate(compose: Callable[..., DictConfig]) -> None:
+    alone, together = (
+        measure(
+            compose(*TINY, "epochs=1", "lr=1e-9", "batch_size=8", f"trainer.accumulate_grad_batches={count}"),
+            *("default", "relu", 1, lambda _: None),
+        ).losses
+        for count in (1, 22)  # of the 15 batches of an epoch
+    )
+    assert together[0] == pytest.approx(alone[0], rel=1e-5)
+
+
+def test_a_task_without_a_loss_is_told_so() -> None:
+    with pytest.raises(ConfigError, match=r"`task` must have a loss to read. Return it from its training_step\."):
+        loss_of({})
 
 
 def test_zeros_leave_all_units_alike_and_others_do_not() -> None:

@@ -112,7 +112,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "analysis": ({"config", "folder", "instrument"}, {"matplotlib", "optuna", "scipy", "sklearn"}),
     "tuning": (
         {"callbacks", "config", "fitting", "folder", "instrument", "prepare", "scaling"},
-        {"lightning", "matplotlib", "omegaconf"},
+        {"lightning", "matplotlib", "omegaconf", "scipy"},
     ),
     "tools": (
         {

@@ -13,7 +13,7 @@ CONSTANT = {"_target_": "tunelab.schedules.constant", "_partial_": True}
 def bare(recipe: DictConfig, *, scheduled: bool = False) -> DictConfig:
     """A copy that trains without validation, and whose steps are all alike unless they are `scheduled`.
 
-    Without validation nothing stops early, and a schedule that follows one stays where it is.
+    Without validation nothing stops early, and of a schedule that follows one the falls stay out.
 
     Args:
         recipe: Interpolations may have been followed.
@@ -23,7 +23,7 @@ def bare(recipe: DictConfig, *, scheduled: bool = False) -> DictConfig:
     with open_dict(left):
         left.trainer.limit_val_batches = 0
         for holder in (left, left.task):
-            if "scheduler" in holder and (not scheduled or _watches(holder.scheduler)):
+            if "scheduler" in holder and not scheduled:
                 holder.scheduler = CONSTANT
             if "batch_growth" in holder and not scheduled:
                 holder.batch_growth = None

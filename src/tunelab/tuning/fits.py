@@ -9,8 +9,10 @@ from typing import Any
 
 from lightning import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from tunelab.callbacks import Interrupts
+from tunelab.errors import ConfigError
 from tunelab.fitting import fit_aside
 from tunelab.prepare import check_devices, complete
 
@@ -34,3 +36,18 @@ def fit(recipe: DictConfig, callbacks: Sequence[Callback], changes: Mapping[str,
     check_devices(cfg)
     with Interrupts() as interrupts, tempfile.TemporaryDirectory() as folder:
         return fit_aside(cfg, Path(folder), callbacks, interrupts)
+
+
+def loss_of(outputs: Any) -> Tensor:
+    """The loss of a batch as Lightning hands it on, divided by the batches of a full step.
+
+    Args:
+        outputs: As a callback is given them at the end of the batch.
+
+    Raises:
+        ConfigError: If the task returns none.
+    """
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    if not isinstance(loss, Tensor):
+        raise ConfigError("`task` must have a loss to read. Return it from its training_step.")
+    return loss.detach().float()

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from omegaconf import DictConfig
 
+from tunelab.tuning.bare import bare
 from tunelab.tuning.fits import fit
 from tunelab.tuning.signal import Layer, Signal, state
 
@@ -26,6 +27,7 @@ class Combination:
         depth: The recipe's size.depth.
         layers: By path, in the order in which they are called, of each seed.
         losses: Of each seed, the mean train loss of each epoch.
+        first_seed: The recipe's own; each further is one more.
     """
 
     init: str
@@ -33,6 +35,7 @@ class Combination:
     depth: int
     layers: Sequence[Mapping[str, Layer]]
     losses: Sequence[Sequence[float]]
+    first_seed: int = 0
 
     @property
     def name(self) -> str:
@@ -84,7 +87,7 @@ class Combination:
 
 
 def measure(recipe: DictConfig, init: str, activation: str, seeds: int, advance: Callable[[str], None]) -> Combination:
-    """An init in a recipe's own steps, with several seeds.
+    """An init in a recipe's own steps, with several seeds, as many epochs of each and no validation.
 
     Args:
         recipe: A validated recipe that has them.
@@ -93,11 +96,11 @@ def measure(recipe: DictConfig, init: str, activation: str, seeds: int, advance:
         seeds: From the recipe's own on.
         advance: Called after each fit with what it found.
     """
-    layers, losses = [], []
+    layers, losses, alone = [], [], bare(recipe, scheduled=True)
     for number in range(seeds):
         signal = Signal()
-        fit(recipe, [signal], {"seed": recipe.seed + number})
+        fit(alone, [signal], {"seed": recipe.seed + number})
         layers.append(signal.layers)
         losses.append(signal.losses)
         advance(f"init={init} activation={activation} size.depth={recipe.size.depth}: {signal.losses[-1]:.3g}")
-    return Combination(init, activation, recipe.size.depth, layers, losses)
+    return Combination(init, activation, recipe.size.depth, layers, losses, recipe.seed)

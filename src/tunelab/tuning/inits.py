@@ -29,9 +29,6 @@ MEANING = (
     "Vanished or exploded is 10,000 times off in variance: one lr cannot suit layers whose signal differs so much."
 )
 
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-"""Student's t by degrees of freedom, two-sided 95 %; 2.1 beyond."""
-
 Setting = tuple[str, int]
 """An activation and a depth."""
 
@@ -41,7 +38,9 @@ def noise(differences: Sequence[float]) -> float:
     count = len(differences)
     if count < 2 or not all(map(math.isfinite, differences)):
         return math.inf
-    return T_95.get(count - 1, 2.1) * statistics.stdev(differences) / math.sqrt(count)
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ class Comparison(Answer):
         found: dict[Setting, list[Combination]] = {}
         for each in self.combinations:
             found.setdefault((each.activation, each.depth), []).append(each)
-        return {
-            setting: sorted(inits, key=lambda each: (bool(each.alike), each.mean)) for setting, inits in found.items()
-        }
+        return {setting: sorted(inits, key=_rank) for setting, inits in found.items()}
 
     def tied(self, inits: Sequence[Combination]) -> list[Combination]:
         """Those whose loss is not above the lowest by more than the seeds' noise; of a single seed the lowest alone."""
@@ -89,12 +86,28 @@ class Comparison(Answer):
                 same.append(other)
         return same
 
-    def chosen(self, inits: Sequence[Combination]) -> Combination:
-        """Of those with the lowest loss, the recipe's own, unless the signal gets through others better."""
-        same = self.tied(inits)
+    def chosen(self, found: Sequence[Combination]) -> Combination:
+        """Of those with the lowest loss, what is nearest to the recipe's own, unless the signal gets through others.
+
+        Args:
+            found: Of one setting or of several, in the order of `settings`.
+        """
+        same = self.tied(found)
         least = min(each.severity for each in same)
         sound = [each for each in same if each.severity <= max(1, least)]
-        return next((each for each in sound if each.init == self.own[0]), sound[0])
+        init, *setting = self.own
+        return min(sound, key=lambda each: ([each.activation, each.depth] != setting, each.init != init))
+
+    def best(self) -> Combination | None:
+        """What to type: the best init of each setting, compared as inits are; None if everything diverges.
+
+        With one seed, which tells nothing from chance, the recipe's own setting stays.
+        """
+        of_each = [self.chosen(inits) for inits in self.settings.values()]
+        found = sorted((each for each in of_each if math.isfinite(each.mean)), key=_rank)
+        if self.seeds == 1 and (own := [x for x in found if (x.activation, x.depth) == self.own[1:] and not x.alike]):
+            return own[0]
+        return self.chosen(found) if found else None
 
     def said(self) -> str:
         several = len(self.settings) > 1
@@ -111,11 +124,25 @@ class Comparison(Answer):
         ]
         lines += ["", *told] if told else []
         lines += [MEANING] if any(word in said for _, said in wrong for word in ("vanish", "explode")) else []
-        best = min((self.chosen(inits) for inits in self.settings.values()), key=lambda each: each.mean)
+        if (best := self.best()) is None:
+            return "\n".join(lines)
+        if several:
+            lines += ["", self._across(best)]
         found = {"init": best.init, "activation": best.activation, "size.depth": str(best.depth)}
         before = dict(zip(found, map(str, self.own), strict=True))
         changes = {key: value for key, value in found.items() if value != before[key]}
         return "\n".join([*lines, "", train_command(self.overrides, changes, (*self.keys, "epochs"))])
+
+    def _across(self, best: Combination) -> str:
+        """Which setting the command has, and why, in a sentence."""
+        lowest = min((self.chosen(inits) for inits in self.settings.values()), key=_rank)
+        setting = f"{best.activation}, depth {best.depth}"
+        if self.seeds == 1:
+            return f"The command has {setting}: with one seed nobody knows what is chance."
+        if best is lowest:
+            return f"The command has {setting}, whose loss is the lowest."
+        own = ", the recipe's own" if (best.activation, best.depth) == self.own[1:] else ""
+        return f"The command has {setting}{own}: none has a loss lower by more than the seeds' noise."
 
     def _verdict(self, inits: Sequence[Combination]) -> str:
         """Which init trains best, in a sentence."""
@@ -174,12 +201,17 @@ class Comparison(Answer):
     def rows(self) -> list[dict[str, Any]]:
         return [
             {
-                **{"init": each.init, "activation": each.activation, "depth": each.depth, "seed": seed},
-                **{"layer": path, "activation_variance": layer.activation, "gradient_variance": layer.gradient},
-                **{"units": layer.units, "distinct_units": layer.distinct, "train_loss": each.last[seed]},
+                **{"init": each.init, "activation": each.activation, "depth": each.depth},
+                **{
+                    "seed": each.first_seed + number,
+                    "layer": path,
+                    "activation_variance": layer.activation,
+                    "gradient_variance": layer.gradient,
+                },
+                **{"units": layer.units, "distinct_units": layer.distinct, "train_loss": each.last[number]},
             }
             for each in self.combinations
-            for seed, own in enumerate(each.layers)
+            for number, own in enumerate(each.layers)
             for path, layer in own.items()
         ]
 
@@ -188,7 +220,7 @@ class Comparison(Answer):
             for what, of_layers in (("activation", each.activations), ("gradient", each.gradients)):
                 for number, value in enumerate(of_layers.values(), 1):
                     yield f"{what}_variance/{each.name}", number, value
-            for epoch, losses in enumerate(zip(*each.losses, strict=True), 1):
+            for epoch, losses in enumerate(zip(*each.losses, strict=False), 1):
                 yield f"train_loss/{each.name}", epoch, statistics.fmean(losses)
 
     def histograms(self) -> Iterator[tuple[str, int, Any]]:
@@ -198,6 +230,10 @@ class Comparison(Answer):
 
     def figure(self) -> Figure:
         return inits_figure.draw(self.combinations)
+
+
+def _rank(found: Combination) -> tuple[bool, float]:
+    return bool(found.alike), found.mean
 
 
 def trouble(found: Combination) -> str:

@@ -37,7 +37,7 @@ def draw(combinations: Sequence[Combination]) -> Figure:
             # what is zero has no place on a log axis
             values = [value if value > 0 else math.nan for value in variances.values()]
             axes.plot(range(1, len(values) + 1), values, **look)
-        epochs = list(zip(*each.losses, strict=True))
+        epochs = list(zip(*each.losses, strict=False))  # a callback of the user's own may have ended one
         loss.plot(range(1, len(epochs) + 1), [statistics.fmean(seeds) for seeds in epochs], **look)
     forward.set(yscale="log", xlabel="hidden layer", ylabel="variance", title="what layers put out")
     back.set(yscale="log", xlabel="hidden layer", ylabel="variance", title="gradient that comes back")

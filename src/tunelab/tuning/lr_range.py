@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunelab.errors import ConfigError
 from tunelab.tuning.bare import bare, with_value
-from tunelab.tuning.fits import fit
+from tunelab.tuning.fits import fit, loss_of
 from tunelab.tuning.lr_advice import Found, advised
 from tunelab.tuning.lr_curve import Curve, rising_rates
 
@@ -153,10 +153,7 @@ class _Ramp(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if not isinstance(loss, Tensor):
-            raise ConfigError("`find_lr` must have a loss to read. Return it from the task's training_step.")
-        self._batches.append(loss.detach().float())
+        self._batches.append(loss_of(outputs))
         if trainer.global_step == self._made or self._made == len(self.rates):
             return
         self._made = trainer.global_step

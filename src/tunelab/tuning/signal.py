@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tunelab.callbacks.layers import layers, model_of
+from tunelab.tuning.fits import loss_of
 
 KEPT_WEIGHTS = 4000
 """How many weights of a layer are kept to draw their histogram, evenly spaced."""
@@ -62,7 +63,7 @@ class Signal(Callback):
 
     def __init__(self) -> None:
         self.layers: dict[str, Layer] = {}  # in the order in which they were called first
-        self.losses: list[float] = []  # of each epoch, the mean of what its steps minimized
+        self.losses: list[float] = []  # of each epoch, the mean over its batches, without penalties as in a run's log
         self._handles: list[RemovableHandle] = []
         self._of_epoch: list[Tensor] = []
 
@@ -95,7 +96,9 @@ class Signal(Callback):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._of_epoch.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+        own = getattr(pl_module, "unwritten", None)
+        plain = own.losses[-1] if own and own.losses else loss_of(outputs) * trainer.accumulate_grad_batches
+        self._of_epoch.append(plain)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.losses.append(float(torch.stack(self._of_epoch).mean()))
