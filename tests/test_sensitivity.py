@@ -152,6 +152,38 @@ def test_values_at_which_every_seed_failed_are_told_and_take_no_part() -> None:
     )
 
 
+def test_a_value_at_which_more_seeds_failed_than_of_the_recipe_is_told_and_not_typed() -> None:
+    values = [*places("lr", {1e-4: 0.1, 1e-3: 0.5, 1e-2: 0.8}, 0.01, 3, own=1e-3), Place(0.1, "lr=0.1", (0.99,), 2)]
+    answer = sensitivity({"lr": values}, "val/accuracy", 3, maximize=True)
+    said = answer.said()
+    assert said.startswith("lr matters most: val/accuracy 0.99 with lr=0.1 (2 of 3 runs failed), 0.1")
+    assert "higher is better; 2 of 3 runs failed at 0.1" in said
+    assert said.endswith("Better than the recipe beyond the noise. Type:\n  python train.py lr=0.01")
+    assert answer.values()["effects"][0]["override"] == "lr=0.01"
+    kept = sensitivity({"lr": [values[1], values[3]]}, "val/accuracy", 3, maximize=True)
+    assert kept.said().endswith("Keep the recipe: nothing is better than it beyond the noise.\n  python train.py")
+
+
+def test_a_difference_of_one_example_is_noise_where_the_seeds_agree() -> None:
+    by_one = [Place(x, f"x={x}", (right / 180,) * 3, is_own=x == 1) for x, right in ((1, 176), (2, 177))]
+    answer = sensitivity({"x": by_one}, "val/accuracy", 3, maximize=True, least=1 / 180)
+    assert (answer.effects[0].said(), answer.effects[0].p) == ("within the noise", None)
+    assert "; at least one example, 0.0056" in answer.said()
+    assert answer.said().endswith("Keep the recipe: nothing is better than it beyond the noise.\n  python train.py")
+    by_two = [by_one[0], Place(2, "x=2", (178 / 180,) * 3)]
+    assert found("x", by_two).is_noise  # as long as no least difference is known
+    assert not sensitivity({"x": by_two}, "val/accuracy", 3, maximize=True, least=1 / 180).effects[0].is_noise
+
+
+def test_where_the_seeds_do_not_differ_it_is_said_that_no_noise_is_known() -> None:
+    values = [Place(x, f"x={x}", (x / 7,) * 3, is_own=x == 1) for x in (1, 2)]
+    answer = sensitivity({"x": values}, "val/loss", 3, maximize=False)
+    assert answer.effects[0].said() == "within the noise: the seeds did not differ, so none is known"
+    assert answer.said().splitlines()[3].split()[:3] == ["x", "0.143", "unknown"]
+    assert "noise_floor/x" not in {name for name, _, _ in answer.scalars()}
+    assert answer.figure().axes[0].get_xlim()[1] < 1
+
+
 # ---- importances from trials
 
 

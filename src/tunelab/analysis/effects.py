@@ -13,6 +13,9 @@ from typing import Any
 ERROR_RATE = 0.05
 """How often a recipe none of whose knobs matters is said to have one that does."""
 
+ROUNDING = 1e-6
+"""By which part of it a difference of one example may come out larger than one example."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -47,6 +50,11 @@ class Place:
         """The value in few characters."""
         return shown(self.value)
 
+    @property
+    def part_failed(self) -> str:
+        """How many of its runs failed, in words; empty if none did, or all."""
+        return f"{self.failed} of {self.failed + len(self.scores)} runs failed" if self.failed and self.scores else ""
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -59,8 +67,9 @@ class Effect:
         best: Of the places.
         worst: Of the places.
         noise: Pooled standard deviation over the seeds, within each value.
-        floor: The largest difference that is to be expected between the best and the worst of as many means by chance.
-        p: How often chance alone would make as large an effect.
+        floor: The largest difference that is to be expected between the best and the worst of as many means by chance;
+            inf if the seeds do not tell.
+        p: How often chance alone would make as large an effect, as far as the seeds tell; None if they did not differ.
     """
 
     key: str
@@ -70,7 +79,7 @@ class Effect:
     worst: Place
     noise: float
     floor: float
-    p: float
+    p: float | None
 
     @property
     def size(self) -> float:
@@ -85,7 +94,7 @@ class Effect:
     @property
     def is_noise(self) -> bool:
         """Whether the seeds alone explain it."""
-        return self.size <= self.floor
+        return self.size <= self.floor * (1 + ROUNDING)
 
     @property
     def own(self) -> Place | None:
@@ -93,9 +102,13 @@ class Effect:
         return next((place for place in self.places if place.is_own), None)
 
     @property
-    def is_better(self) -> bool:
-        """Whether the best value is better than the recipe's own beyond the noise."""
-        return self.own is not None and abs(self.best.mean - self.own.mean) > self.floor
+    def better(self) -> Place | None:
+        """The best of the values that failed with no more seeds than the recipe's own; None if that is as good."""
+        if (own := self.own) is None:
+            return None
+        reliable = [place for place in self.places if place.failed <= own.failed]
+        found = min(reliable, key=lambda place: abs(place.mean - self.best.mean))
+        return found if abs(found.mean - own.mean) > self.floor * (1 + ROUNDING) else None
 
     @property
     def range(self) -> str:
@@ -105,7 +118,10 @@ class Effect:
 
     def said(self) -> str:
         """The direction, in words."""
-        lost = f"; every run failed at {', '.join(place.shown for place in self.lost)}" if self.lost else ""
+        lost = "".join(f"; {p.part_failed} at {p.shown}" for p in self.places if p.part_failed)
+        lost += f"; every run failed at {', '.join(place.shown for place in self.lost)}" if self.lost else ""
+        if self.size and math.isinf(self.floor):
+            return f"within the noise: the seeds did not differ, so none is known{lost}"
         if self.is_noise:
             return f"within the noise{lost}"
         if not is_ordered(self.places):
@@ -172,20 +188,22 @@ def chance_range(values: int, freedom: int, rate: float) -> float:
     return float(studentized_range.ppf(1 - rate, values, freedom))
 
 
-def effect(key: str, places: Sequence[Place], knobs: int, *, maximize: bool) -> Effect | str:
+def effect(key: str, places: Sequence[Place], knobs: int, *, maximize: bool, least: float = 0.0) -> Effect | str:
     """The effect of a knob, beside what chance would make of as many values.
 
-    noise s² = Σ (nᵢ - 1) sᵢ² / Σ (nᵢ - 1);  floor = q · s / √n,  n = harmonic mean of the nᵢ,
+    noise s² = Σ (nᵢ - 1) sᵢ² / Σ (nᵢ - 1);  floor = max(q · s / √n, least),  n = harmonic mean of the nᵢ,
     q = the quantile of the studentized range of k means at 1 - 0.05 / knobs
 
     The range of k means grows with k where nothing but chance is at work, which q allows for. The deviation is that of
-    this knob's own values: a knob whose values scatter a lot is not judged by the others.
+    this knob's own values: a knob whose values scatter a lot is not judged by the others. Where the seeds do not differ
+    at all, and no least difference is known, any is called noise.
 
     Args:
         key: Of the knob.
         places: Its values.
         knobs: How many knobs are judged, each of which may be taken for one that matters by chance.
         maximize: Whether a higher score is better.
+        least: By how much a score can differ at the least, such as by one example; 0 if that is not known.
 
     Returns:
         The effect, or why none can be stated, in a sentence.
@@ -206,13 +224,13 @@ def effect(key: str, places: Sequence[Place], knobs: int, *, maximize: bool) -> 
     noise = math.sqrt(squares / freedom)
     error = noise / math.sqrt(statistics.harmonic_mean([len(place.scores) for place in with_result]))
     size = abs(best.mean - worst.mean)
-    floor = error * chance_range(len(with_result), freedom, ERROR_RATE / knobs)
+    floor = max(least, error * chance_range(len(with_result), freedom, ERROR_RATE / knobs)) or math.inf
     return Effect(key, tuple(with_result), lost, best, worst, noise, floor, _p(size, error, len(with_result), freedom))
 
 
-def _p(size: float, error: float, values: int, freedom: int) -> float:
+def _p(size: float, error: float, values: int, freedom: int) -> float | None:
     from scipy.stats import studentized_range
 
     if not error:
-        return 0.0 if size else 1.0
+        return None
     return float(min(1.0, max(0.0, studentized_range.sf(size / error, values, freedom))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Sensitivity(Answer):
         seeds: How many each value had.
         failures: A line for each cause of failure, with how often.
         recipe: The command that trains the recipe.
+        least: By how much the metric can differ at the least; 0 if that is not known.
     """
 
     objective: str
@@ -34,6 +36,7 @@ class Sensitivity(Answer):
     seeds: int
     failures: Sequence[str]
     recipe: str
+    least: float = 0.0
 
     def said(self) -> str:
         lines = [self._first(), ""]
@@ -52,10 +55,7 @@ class Sensitivity(Answer):
         if not real:
             return f"No knob moves {self.objective} by more than the noise of {self.seeds} seeds."
         first = real[0]
-        said = (
-            f"{first.key} matters most: {self.objective} {first.best.mean:.4g} with {first.best.override}, "
-            f"{first.worst.mean:.4g} with {first.worst.override}."
-        )
+        said = f"{first.key} matters most: {self.objective} {_reached(first.best)}, {_reached(first.worst)}."
         count = f"{len(real)} of {counted(len(self.effects), 'knob')} {'is' if len(real) == 1 else 'are'}"
         return f"{said}\n{count} outside the noise of {self.seeds} seeds."
 
@@ -63,7 +63,7 @@ class Sensitivity(Answer):
         rows = [["knob", "effect", "noise floor", "sd of seeds", "best", "worst", "values", "what it says"]]
         rows += [
             [
-                *(each.key, f"{each.size:.3g}", f"{each.floor:.3g}", f"{each.noise:.2g}"),
+                *(each.key, f"{each.size:.3g}", _floor(each.floor), f"{each.noise:.2g}"),
                 *((each.best.shown, each.worst.shown) if each.size else ("", "")),
                 *(each.range, each.said()),
             ]
@@ -76,20 +76,20 @@ class Sensitivity(Answer):
         shared = f", shared among {len(self.effects)} knobs" if len(self.effects) > 1 else ""
         return [
             f"effect       best mean - worst mean of {self.objective} over these values, the recipe's own among them",
-            f"noise floor  the seeds alone make a larger difference in 5 % of cases{shared} (studentized range)",
+            f"noise floor  the seeds alone make a larger difference in 5 % of cases{shared} (studentized range)"
+            + (f"; at least one example, {self.least:.2g}" if self.least else ""),
         ]
 
     def _override(self) -> str:
-        better = [each for each in self.effects if each.is_better]
+        better = {each.key: each.better for each in self.effects if each.better}
         if not better:
             without = [each.key for each in self.effects if each.own is None]
             if without:
                 return f"No run of the recipe itself has finished, so nothing is said to be better: {self.recipe}"
             return f"Keep the recipe: nothing is better than it beyond the noise.\n  {self.recipe}"
-        typed = " ".join(shlex.quote(each.best.override) for each in better)
+        typed = shlex.join(place.override for place in better.values())
         alone = "" if len(better) == 1 else " Each was measured alone; together they may do otherwise."
-        replaced = {each.key for each in better}
-        kept = [word for word in shlex.split(self.recipe) if word.partition("=")[0].lstrip("+") not in replaced]
+        kept = [word for word in shlex.split(self.recipe) if word.partition("=")[0].lstrip("+") not in better]
         return f"Better than the recipe beyond the noise.{alone} Type:\n  {shlex.join(kept)} {typed}"
 
     def values(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Sensitivity(Answer):
                 **{"knob": e.key, "effect": e.size, "noise_floor": e.floor, "is_noise": e.is_noise, "p": e.p},
                 **{"seed_deviation": e.noise, "standard_error": e.error, "best": e.best.value, "worst": e.worst.value},
                 **{"values": [place.value for place in e.places], "says": e.said()},
-                "override": e.best.override if e.is_better else None,
+                "override": e.better.override if e.better else None,
             }
             for e in self.effects
         ]
@@ -124,8 +124,18 @@ class Sensitivity(Answer):
     def scalars(self) -> Iterator[tuple[str, int, float]]:
         for each in self.effects:
             yield f"effect/{each.key}", 0, each.size
-            yield f"noise_floor/{each.key}", 0, each.floor
+            if math.isfinite(each.floor):
+                yield f"noise_floor/{each.key}", 0, each.floor
             yield from ((f"mean/{each.key}", step, place.mean) for step, place in enumerate(each.places))
+
+
+def _reached(place: Place) -> str:
+    failed = f" ({place.part_failed})" if place.part_failed else ""
+    return f"{place.mean:.4g} with {place.override}{failed}"
+
+
+def _floor(floor: float) -> str:
+    return f"{floor:.3g}" if math.isfinite(floor) else "unknown"
 
 
 def sensitivity(
@@ -136,6 +146,7 @@ def sensitivity(
     maximize: bool,
     failures: Sequence[str] = (),
     recipe: str = "python train.py",
+    least: float = 0.0,
 ) -> Sensitivity:
     """Ranks knobs by what they do to a metric.
 
@@ -146,7 +157,9 @@ def sensitivity(
         maximize: Whether a higher score is better.
         failures: A line for each cause of failure.
         recipe: The command that trains the recipe.
+        least: By how much a score can differ at the least, such as by one example; 0 if that is not known.
     """
-    found = [effect(key, places, len(knobs), maximize=maximize) for key, places in knobs.items()]
+    found = [effect(key, places, len(knobs), maximize=maximize, least=least) for key, places in knobs.items()]
     effects = sorted((each for each in found if isinstance(each, Effect)), key=lambda e: (e.is_noise, -e.size))
-    return Sensitivity(objective, effects, [each for each in found if isinstance(each, str)], seeds, failures, recipe)
+    unknown = [each for each in found if isinstance(each, str)]
+    return Sensitivity(objective, effects, unknown, seeds, failures, recipe, least)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ def _bars(axes: Any, objective: str, shown: Sequence[Effect]) -> None:
     colors = [NOISE if each.is_noise else REAL for each in effects]
     axes.barh(places, [each.size for each in effects], color=colors, height=0.6)
     for place, each in zip(places, effects, strict=True):
-        axes.plot([each.floor] * 2, [place - 0.4, place + 0.4], color=FLOOR, linewidth=3)
+        if math.isfinite(each.floor):
+            axes.plot([each.floor] * 2, [place - 0.4, place + 0.4], color=FLOOR, linewidth=3)
     axes.plot([], [], color=FLOOR, linewidth=3, label="noise floor of the seeds")
     axes.set_yticks(list(places), [each.key for each in effects], fontsize=8)
     axes.set_xlabel(f"effect on {objective}\n(best mean - worst mean; grey: within the noise)", fontsize=8)

@@ -12,12 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 from tunelab.analysis.effects import Place
 from tunelab.analysis.sensitivity import Sensitivity, sensitivity
 from tunelab.errors import RunFailed, show, training
+from tunelab.sweep.leftovers import result
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.probes import changes
 from tunelab.sweep.results import nothing_found, others
 from tunelab.sweep.space import Knob
 from tunelab.sweep.trials import RETRY, Trials
-from tunelab.sweep.verdicts import REPEATS
+from tunelab.sweep.verdicts import REPEATS, SHARES
 from tunelab.sweep.winner import flags
 
 
@@ -42,6 +43,7 @@ def measured(plan: Plan, trials: Trials, cut: str = "") -> Sensitivity:
         maximize=trials.study.direction.name == "MAXIMIZE",
         failures=others(everything),
         recipe=command(plan),
+        least=one_example(plan, everything),
     )
     shutil.rmtree(plan.folder / "tensorboard", ignore_errors=True)  # of an answer before more trials
     answer.save(plan.folder)
@@ -90,6 +92,22 @@ def _place(
     scores = tuple(trial.value for trial in there if trial.state == TrialState.COMPLETE and trial.value is not None)
     failed = sum(trial.state == TrialState.FAIL and trial.number not in retried for trial in there)
     return Place(value, typed, scores, failed, is_own)
+
+
+def one_example(plan: Plan, trials: Sequence[FrozenTrial]) -> float:
+    """By how much one validation example moves the metric, as a run has written it down; 0 if that is not known.
+
+    Args:
+        plan: What was tried.
+        trials: Of the study.
+    """
+    if plan.objective.rsplit("/", 1)[-1] not in SHARES:
+        return 0.0
+    for trial in (trial for trial in trials if trial.state == TrialState.COMPLETE):
+        found = result(plan.folder / str(trial.number)) or {}
+        if examples := found.get("val_examples"):
+            return 1 / int(examples)
+    return 0.0
 
 
 def command(plan: Plan) -> str:
