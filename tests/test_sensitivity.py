@@ -245,19 +245,39 @@ def test_what_does_nothing_is_below_the_floor_and_what_belongs_together_above_it
     assert "python train.py -m size=tiny 'a=interval(0,1)'" in said
 
 
-def test_a_knob_that_some_trials_have_is_judged_among_them() -> None:
+@pytest.mark.parametrize(
+    ("gap", "slope", "real"),
+    [(0.3, 1.0, ["optimizer", "momentum"]), (6.0, 0.1, ["optimizer"]), (-0.5, 1.0, ["momentum"])],
+)
+def test_a_knob_that_some_trials_have_counts_by_their_part(gap: float, slope: float, real: list[str]) -> None:
     rng = np.random.default_rng(1)
     kinds, made = CategoricalDistribution(["adamw", "sgd"]), []
     for number in range(60):
         has = number % 2 == 0
         params = {"optimizer": "sgd" if has else "adamw"} | ({"momentum": float(rng.random())} if has else {})
         spaces = {"optimizer": kinds} | ({"momentum": UNIT} if has else {})
-        value = (0.3 + params["momentum"] if has else 0.0) + 0.01 * rng.standard_normal()
+        value = (gap + slope * params["momentum"] if has else 0.0) + 0.01 * rng.standard_normal()
         made.append(create_trial(params=params, distributions=spaces, value=float(value)))
     answer = importance(search(made), shuffles=4)
     assert answer.trials == {"optimizer": 60, "momentum": 30}
-    assert set(answer.real) == {"optimizer", "momentum"}
-    assert answer.fanova["momentum"].value == pytest.approx(1.0, abs=0.01)  # of the trials that have it, all
+    parts = np.array([(gap + slope / 2) ** 2 / 4, slope**2 / 12 / 2])  # of the two means; in half of the trials
+    shares = [answer.fanova[key].value for key in ("optimizer", "momentum")]
+    assert shares == pytest.approx(parts / parts.sum(), abs=0.06)
+    assert sum(shares) == pytest.approx(1.0)  # they are independent
+    assert [key for key in answer.fanova if not answer.fanova[key].is_noise] == real
+    assert "counts by the part of the trials that have it" in answer.said()
+    assert "believe none" not in answer.said()
+
+
+def test_no_share_is_more_than_all() -> None:
+    for made in (trials(30, 0.0), trials(30, 1.0)):
+        encoded = np.array([[t.params[key] for key in "abc"] for t in made])
+        for keys in ("a", "ab", "abc"):
+            scores = np.array([t.value for t in made], float)
+            for seed in range(3):
+                found = decomposed({key: axis(UNIT) for key in keys}, encoded[:, : len(keys)], scores, seed)
+                parts = sum(found.single.values()) + sum(found.pairs.values())
+                assert parts == found.total if len(keys) < 3 else parts <= found.total
 
 
 def test_the_part_of_the_seeds_is_that_of_the_analysis_of_variance() -> None:

@@ -19,7 +19,7 @@ GRID = 32
 """Places at which a marginal is computed, of a knob that has more values."""
 
 POINTS = 1024
-"""At which the forest's whole variance is computed."""
+"""At which the forest's whole variance is computed, of three or more knobs."""
 
 NODE = ("feature", "threshold", "value")
 """What scikit-learn's trees hold of each node, beside its children."""
@@ -97,7 +97,7 @@ class Variance:
     """Where the variance of a forest comes from.
 
     Args:
-        total: All of it.
+        total: All of it; estimated, but never less than its parts.
         single: That of each knob alone.
         pairs: That of each two beyond what each of them does alone.
         means: The forest's mean over all else at each place of a knob, shape (places,).
@@ -135,8 +135,6 @@ def decomposed(axes: Mapping[str, Axis], encoded: Array, scores: Array, seed: in
     places = [each.places for each in axes.values()]
     inside, values = _boxes(forest, places)  # per knob (places, leaves), (leaves,)
     means = [part.mean(0) for part in inside]  # the share of a box in each knob
-    rng = np.random.default_rng(seed)
-    drawn = np.stack([rng.choice(each, POINTS) for each in places], 1)
     names, pairs, surfaces = list(axes), {}, {}
     alone = {name: inside[i] @ (values * _product(means, {i})) for i, name in enumerate(names)}
     single = {name: float(mean.var()) for name, mean in alone.items()}
@@ -146,7 +144,12 @@ def decomposed(axes: Mapping[str, Axis], encoded: Array, scores: Array, seed: in
         pair = names[i], names[j]
         surfaces[pair] = surface
         pairs[pair] = max(0.0, float(surface.var()) - single[pair[0]] - single[pair[1]])
-    return Variance(float(forest.predict(drawn).var()), single, pairs, alone, surfaces, float(forest.oob_score_))
+    total = sum(single.values()) + sum(pairs.values())
+    if len(names) > 2:  # of two it is all
+        rng = np.random.default_rng(seed)
+        drawn = np.stack([rng.choice(each, POINTS) for each in places], 1)
+        total = max(total, float(forest.predict(drawn).var()))
+    return Variance(total, single, pairs, alone, surfaces, float(forest.oob_score_))
 
 
 def additive(axes: Mapping[str, Axis], found: Variance, encoded: Array) -> Array:

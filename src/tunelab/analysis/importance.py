@@ -33,7 +33,8 @@ TOP = 5
 def importance(search: Finished, shuffles: int = SHUFFLES) -> Importance:
     """What mattered in a search.
 
-    A knob that only some trials have is judged among those that have it.
+    A knob that only some trials have is judged among those that have it, and what it does counts by their share p of
+    all trials: whole = V of the forest of the knobs that all have + Σ p_k (V_k + V_kj) over the others.
 
     Args:
         search: That has ended.
@@ -55,15 +56,22 @@ def importance(search: Finished, shuffles: int = SHUFFLES) -> Importance:
     fanova: dict[str, Measure] = {}
     pairs: dict[tuple[str, str], Measure] = {}
     surfaces: dict[tuple[str, str], tuple[list[Any], list[Any], Array]] = {}
-    explained = []
+    explained, whole = [], 0.0
     with progress(shuffles * (1 + sum(len(judged) + (len(among) > 1) for _, among, judged in groups))) as advance:
         for trials, among, judged in groups:
-            single, double, found, axes = _anova(trials, among, judged, shuffles, advance)
+            part = len(trials) / len(search.trials)
+            single, double, found, axes = _anova(trials, among, judged, part, shuffles, advance)
             fanova |= single
             pairs |= double
             surfaces |= {p: (axes[p[0]].decode(), axes[p[1]].decode(), found.surfaces[p]) for p in double}
             explained.append(found.explained)
+            if judged == everywhere:
+                whole = found.total
         ped = _ped(search, list(fanova), shuffles, advance)
+    whole += sum(found.value for key, found in fanova.items() if key not in everywhere)
+    whole += sum(found.value for pair, found in pairs.items() if not {*pair} <= {*everywhere})
+    fanova = {key: _share(found, whole) for key, found in fanova.items()}
+    pairs = {pair: _share(found, whole) for pair, found in pairs.items()}
     return Importance(
         search,
         {key: sum(key in trial.params for trial in search.trials) for key in fanova},
@@ -71,7 +79,7 @@ def importance(search: Finished, shuffles: int = SHUFFLES) -> Importance:
         ped,
         dict(sorted(pairs.items(), key=lambda item: (item[1].is_noise, -item[1].value))),
         surfaces,
-        explained[0],
+        max(explained),
         seed_share(search.trials),
     )
 
@@ -134,14 +142,13 @@ Advance = Callable[[str], None]
 
 
 def _anova(
-    trials: Sequence[FrozenTrial], among: list[str], judged: list[str], shuffles: int, advance: Advance
+    trials: Sequence[FrozenTrial], among: list[str], judged: list[str], part: float, shuffles: int, advance: Advance
 ) -> tuple[dict[str, Measure], dict[tuple[str, str], Measure], Variance, dict[str, Axis]]:
-    """The shares of some knobs and of their pairs with the others, with the floors."""
+    """The variances of some knobs and of their pairs with the others, with the floors, times a part of all trials."""
     axes = {key: axis(next(t.distributions[key] for t in trials)) for key in among}
     encoded = np.stack([axes[key].encode([trial.params[key] for trial in trials]) for key in among], 1)
     scores = np.array([trial.value for trial in trials], dtype=float)
     found = decomposed(axes, encoded, scores, 0)
-    total = found.total or 1.0
     pairs = [pair for pair in combinations(among, 2) if set(pair) & set(judged)]
     by_chance: dict[str, list[float]] = {key: [] for key in judged}
     pairs_by_chance: dict[tuple[str, str], list[float]] = {pair: [] for pair in pairs}
@@ -151,18 +158,24 @@ def _anova(
             other = encoded.copy()
             other[:, place] = axes[key].encode(_shuffled(trials, key, rng))
             chance = decomposed(axes, other, scores, number + 1)
-            by_chance[key].append(chance.single[key] / total)
+            by_chance[key].append(part * chance.single[key])
             advance(f"{key} shuffled")
     apart = additive(axes, found, encoded)
     rng = np.random.default_rng(3)
     for number in range(shuffles if pairs else 0):
         chance = decomposed(axes, encoded, apart + rng.permutation(scores - apart), number + 1)
         for pair in pairs:
-            pairs_by_chance[pair].append(chance.pairs[pair] / total)
+            pairs_by_chance[pair].append(part * chance.pairs[pair])
         advance("without interactions")
-    single = {key: Measure(found.single[key] / total, max(LEAST_SHARE, *by_chance[key])) for key in judged}
-    double = {pair: Measure(found.pairs[pair] / total, max(LEAST_SHARE, *pairs_by_chance[pair])) for pair in pairs}
+    single = {key: Measure(part * found.single[key], max(by_chance[key])) for key in judged}
+    double = {pair: Measure(part * found.pairs[pair], max(pairs_by_chance[pair])) for pair in pairs}
     return single, double, found, axes
+
+
+def _share(variance: Measure, whole: float) -> Measure:
+    """A variance as a share of the whole; that of nothing is 0."""
+    whole = whole or 1.0
+    return Measure(variance.value / whole, max(LEAST_SHARE, variance.floor / whole))
 
 
 def _ped(search: Finished, keys: list[str], shuffles: int, advance: Advance) -> dict[str, Measure]:

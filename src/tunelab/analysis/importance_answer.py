@@ -57,7 +57,7 @@ class Importance(Answer):
         ped: Of each knob, its share of what tells the best trials from all.
         pairs: Of each two knobs, their share beyond what each does alone.
         surfaces: Of each two, their places and the forest's mean there.
-        explained: The forest's R² on trials that its trees have not seen.
+        explained: The forest's R² on trials that its trees have not seen; the largest, where some trials have their own.
         seed_share: The part of the trials' variance that is the seeds'; None if no seed was repeated.
     """
 
@@ -122,6 +122,8 @@ class Importance(Answer):
 
     def _rule(self) -> Iterator[str]:
         yield "fANOVA     share of the variance over all values; PED-ANOVA: of what the best trials have in common"
+        if min(self.trials.values()) < len(self.search.trials):
+            yield "           a knob that only some trials have counts by the part of the trials that have it"
         yield f"floor      the largest of {SHUFFLES} shuffles of the knob's values over the trials; of a pair,"
         yield "           of the scores with each knob's own part kept and the rest shuffled"
         yield f"forest     explains {max(0.0, self.explained):.0%} of the variance of trials that it has not seen"
