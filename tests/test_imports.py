@@ -60,6 +60,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "catalogue": ({"config", "hints"}, {"hydra", "omegaconf", "yaml"}),
     "help_page": ({"__init__", "catalogue", "config", "schema"}, {"hydra"}),
     "folder": (set(), {"omegaconf", "yaml"}),
+    "answers": ({"folder"}, {"matplotlib"}),
     "summary": ({"analysis"}, {"rich"}),
     "record": ({"folder", "own_code"}, {"omegaconf"}),
     "checkpoints": ({"folder"}, {"lightning"}),
@@ -105,13 +106,13 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "composing": ({"__init__", "catalogue", "config", "overrides"}, {"hydra", "omegaconf", "yaml"}),
     # tools, of which those that measure a recipe share an instrument's ways
     "instrument": (
-        {"catalogue", "checkout", "composing", "config", "events", "folder", "job", "ranges", "record"},
+        {"answers", "catalogue", "checkout", "composing", "config", "events", "folder", "job", "ranges", "record"},
         {"hydra", "matplotlib", "omegaconf", "pydantic", "rich"},
     ),
     # what finished runs say: no torch
     "analysis": ({"config", "folder", "instrument"}, {"matplotlib", "optuna", "scipy", "sklearn"}),
     "tuning": (
-        {"callbacks", "config", "fitting", "folder", "instrument", "prepare", "scaling"},
+        {"answers", "callbacks", "config", "fitting", "folder", "instrument", "prepare", "scaling"},
         {"lightning", "matplotlib", "omegaconf", "scipy"},
     ),
     "tools": (
@@ -171,6 +172,7 @@ WITHOUT_TORCH = [
     "project",
     "composing",
     "help_page",
+    "answers",
     "instrument",
     "analysis",
     "tools",

@@ -17,6 +17,7 @@ from test_command import REPOSITORY, refused, typed
 
 import tunelab
 from tunelab import instrument, tools
+from tunelab.answers import table
 from tunelab.composing import composed
 from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
@@ -70,7 +71,7 @@ def test_a_tool_leaves_its_answer_and_what_it_takes_to_ask_again(tmp_path: Path)
 def test_from_python_it_answers_the_same(tmp_path: Path) -> None:
     typed(tmp_path, *TINY, "hydra.run.dir=here", script=SCRIPT)
     answer = tunelab.show_schedule(*TINY)
-    assert instrument.table(answer.rows()) == (tmp_path / "here" / "answer.csv").read_text()
+    assert table(answer.rows()) == (tmp_path / "here" / "answer.csv").read_text()
 
 
 def test_from_python_a_mistake_is_an_exception_in_the_same_words() -> None:

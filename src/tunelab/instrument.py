@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import io
 import logging
-import math
 import os
 import shlex
 from abc import ABC, abstractmethod
@@ -23,11 +20,12 @@ from omegaconf import DictConfig, open_dict
 from pydantic import BaseModel, ConfigDict
 
 from tunelab import catalogue, checkout
+from tunelab.answers import DPI, write_answer
 from tunelab.composing import Composed, compose, composed, found_by_hydra, loader
 from tunelab.config import chosen_options, plain, recipe_of, validate
 from tunelab.errors import ConfigError, as_typed, training
 from tunelab.events import picture, scalar, write_events
-from tunelab.folder import discard, write_atomic, write_json
+from tunelab.folder import discard
 from tunelab.job import COMMAND_VARIABLE, import_torch
 from tunelab.printing import reader_may_be_gone
 from tunelab.ranges import range_mistakes
@@ -43,9 +41,6 @@ HISTOGRAM_BINS = 50
 
 ANSWER = "answer"
 """What an answer's files are called."""
-
-DPI = 120
-"""Of its picture, in pixels per inch."""
 
 
 class Numbers(BaseModel):
@@ -101,10 +96,8 @@ class Answer(ABC):
 
     def save(self, folder: Path) -> None:
         """Writes answer.json, answer.csv, answer.png and tensorboard/ into a folder that exists."""
-        write_json(folder / f"{ANSWER}.json", _finite(self.values()))
-        write_atomic(folder / f"{ANSWER}.csv", table(self.rows()))
         figure = self.figure()
-        figure.savefig(folder / f"{ANSWER}.png", dpi=DPI)
+        write_answer(folder, ANSWER, self.values(), self.rows(), figure)
         png, (width, height) = (folder / f"{ANSWER}.png").read_bytes(), figure.get_size_inches() * DPI
         shown = [(0, picture(folder.parent.name, png, round(width), round(height)))]
         curves = ((step, scalar(name, value)) for name, step, value in self.scalars())
@@ -122,24 +115,6 @@ def _histogram(name: str, values: Any) -> Any:
     from torch.utils.tensorboard.summary import histogram
 
     return histogram(name, values, HISTOGRAM_BINS)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as csv, with every column that one of them has."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _finite(value: Any) -> Any:
-    """The same for JSON, which has no NaN and no Inf."""
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def take(cfg: DictConfig, kind: type[N]) -> tuple[DictConfig, N]:

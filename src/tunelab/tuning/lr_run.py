@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from tunelab.answers import write_answer
 from tunelab.config import validate
-from tunelab.folder import RunFolder, write_atomic, write_json
+from tunelab.folder import RunFolder
 from tunelab.tuning.bare import with_value
-from tunelab.tuning.lr_advice import Found
 from tunelab.tuning.lr_range import Plan, find_lr
 
 log = logging.getLogger("tunelab")
@@ -42,19 +40,9 @@ def with_found_lr(cfg: DictConfig, folder: Path, checkpoint: Path | None) -> Dic
     else:
         log.info("find_lr: a range test over %d seeds comes first.", PLAN.seeds)
         found = find_lr(cfg, PLAN)
-        _leave(found, folder)
+        write_answer(folder, NAME, found.values(), found.rows(), found.figure())
         log.info("find_lr: %s", found.line())
         lr = found.lr
     changed = with_value(with_value(cfg, "lr", lr), NAME, False)
     validate(changed, recorded=True)
     return changed
-
-
-def _leave(found: Found, folder: Path) -> None:
-    rows, text = found.rows(), io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(folder / f"{NAME}.csv", text.getvalue())
-    found.figure().savefig(folder / f"{NAME}.png", dpi=120)
-    write_json(folder / f"{NAME}.json", found.values())
