@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from tunelab.analysis.rules_of_signal import (
     layer_stands_still,
     vanishing_signal,
 )
+from tunelab.composing import composed
+from tunelab.config import plain, validate
 
 NOTHING = math.log(10)  # the loss of knowing nothing, of ten classes
 EPOCHS, STEPS = 20, 25  # steps of an epoch
@@ -103,6 +106,91 @@ def verdict(found: Verdict | None) -> Verdict:
     return found
 
 
+THRESHOLDS: list[tuple[Callable[[Evidence], Verdict | None], Evidence, Evidence]] = [
+    (overlap, healthy({"val_in_train": 0.09}), healthy({"val_in_train": 0.11})),
+    # of ten equal classes a tenth follows its like by chance: half-way to sorted is 0.55
+    (data_not_shuffled, healthy({"label_runs": 0.54}), healthy({"label_runs": 0.56})),
+    (data_not_shuffled, healthy({"label_runs": 1.0, "class_counts": [1600]}), healthy({"label_runs": 1.0})),
+    (too_few_examples, healthy({"train_examples": 100}), healthy({"train_examples": 99})),
+    (too_few_examples, healthy({"train_examples": 110, "classes": 11}), healthy({"train_examples": 99})),
+    (labels_in_conflict, healthy({"label_conflicts": 0.09}), healthy({"label_conflicts": 0.11})),
+    (
+        labels_random,
+        healthy(train=falling(1.0), val=[0.94 * NOTHING] + [1.2 * NOTHING] * 19),
+        healthy(train=falling(1.0), val=[0.96 * NOTHING] + [1.2 * NOTHING] * 19),
+    ),
+    (
+        labels_random,
+        healthy(train=[0.98 * NOTHING] * 20, val=[1.2 * NOTHING] * 20),
+        healthy(train=[0.96 * NOTHING] * 20, val=[1.2 * NOTHING] * 20),
+    ),
+    (exploding_signal, healthy({"first_loss": 4.9 * NOTHING}), healthy({"first_loss": 5.1 * NOTHING})),
+    (vanishing_signal, healthy(gradient_norm=[1.1e-3, 0.1, 1.0]), healthy(gradient_norm=[0.9e-3, 0.1, 1.0])),
+    (vanishing_signal, healthy(gradient_norm=[1.0, 0.1, 0.9e-3]), healthy(gradient_norm=[0.9e-3, 0.1, 1.0])),
+    (dead_units, healthy(dead_share={"act": [0.49] * 20}), healthy(dead_share={"act": [0.51] * 20})),
+    (clipped_too_often, *(healthy(curves={"gradients/clipped_share": [share] * 20}) for share in (0.5, 0.51))),
+    (layer_stands_still, *(healthy(update_ratio=[5e-3, 5e-3, ratio]) for ratio in (1e-9, 0.0))),
+    (layer_stands_still, healthy(update_ratio=[0.0, 0.0, 0.0]), healthy(update_ratio=[0.0, 0.0, 5e-3])),
+    (lr_too_high, healthy(train=[1.24 * 2.4, *falling()[1:]]), healthy(train=[1.26 * 2.4, *falling()[1:]])),
+    (lr_too_high, *(healthy(val=[*falling()[:4], rose * 2.4, *falling()[5:]]) for rose in (1.24, 1.26))),
+    (
+        lr_too_high,
+        healthy(val=[1.0, 1.0 + 0.19 * NOTHING] * 10),
+        healthy(val=[1.0, 1.0 + 0.21 * NOTHING] * 10),
+    ),
+    (
+        lr_too_high,
+        *(healthy(lr=[1e-3] * 20, update_ratio=[r] * 3, val=[0.6 * NOTHING] * 20) for r in (0.049, 0.051)),
+    ),
+    (
+        lr_too_low,
+        *(healthy(lr=[1e-3] * 20, update_ratio=[r] * 3, val=[0.9 * NOTHING] * 20) for r in (3.1e-4, 2.9e-4)),
+    ),
+    (
+        lr_too_low,  # a loss that is low says that slow steps were enough
+        *(healthy(lr=[1e-3] * 20, update_ratio=[1e-4] * 3, val=[left * NOTHING] * 20) for left in (0.49, 0.51)),
+    ),
+    (
+        too_few_epochs,
+        *(healthy(val=[NOTHING] * 9 + [(0.5 + fell) * NOTHING] + [0.5 * NOTHING] * 10) for fell in (0.049, 0.051)),
+    ),
+    (
+        too_few_epochs,
+        *(healthy(val=[NOTHING] * 9 + [0.2 * NOTHING] + [left * NOTHING] * 10) for left in (0.079, 0.081)),
+    ),
+    (
+        model_too_small,
+        *(
+            healthy({"parameters": parameters}, train=[0.4 * NOTHING] * 20, val=[0.4 * NOTHING] * 20)
+            for parameters in (320, 319)
+        ),
+    ),
+    (
+        model_too_small,
+        *(
+            healthy({"parameters": 100}, train=[high * NOTHING] * 20, val=[high * NOTHING] * 20)
+            for high in (0.099, 0.101)
+        ),
+    ),
+    (nothing_learned, *(healthy(train=[left * NOTHING] * 20) for left in (0.79, 0.81))),
+    (overfit, *(healthy(val=falling(0.05)[:10] + [0.066 + r * NOTHING] * 10) for r in (0.09, 0.12))),
+    (
+        too_many_epochs,
+        *(healthy(val=[1.0] * e + [0.05] * (20 - e), result={"steps": 2000}) for e in (2, 1)),
+    ),
+    (
+        too_many_epochs,  # nine tenths of them wasted: 499.5 steps or 500.4
+        *(healthy(val=[1.0] + [0.05] * 19, result={"steps": steps}) for steps in (555, 556)),
+    ),
+    (
+        too_few_epochs,
+        *(healthy(train=falling()[:2], val=[(0.5 + fell) * NOTHING, 0.5 * NOTHING]) for fell in (0.019, 0.021)),
+    ),
+    (diverged, healthy(), healthy(result={"status": "diverged", "message": "The loss became NaN at step 3."})),
+]
+"""Of each rule a run just within a threshold of it, and one just beyond."""
+
+
 def test_a_healthy_run_gets_no_verdict() -> None:
     assert diagnose(healthy()) == []
 
@@ -113,91 +201,7 @@ def test_a_run_without_curves_or_facts_gets_no_verdict() -> None:
     assert diagnose(healthy(unknown)) == []
 
 
-@pytest.mark.parametrize(
-    ("rule", "silent", "fires"),
-    [
-        (overlap, healthy({"val_in_train": 0.09}), healthy({"val_in_train": 0.11})),
-        # of ten equal classes a tenth follows its like by chance: half-way to sorted is 0.55
-        (data_not_shuffled, healthy({"label_runs": 0.54}), healthy({"label_runs": 0.56})),
-        (data_not_shuffled, healthy({"label_runs": 1.0, "class_counts": [1600]}), healthy({"label_runs": 1.0})),
-        (too_few_examples, healthy({"train_examples": 100}), healthy({"train_examples": 99})),
-        (too_few_examples, healthy({"train_examples": 110, "classes": 11}), healthy({"train_examples": 99})),
-        (labels_in_conflict, healthy({"label_conflicts": 0.09}), healthy({"label_conflicts": 0.11})),
-        (
-            labels_random,
-            healthy(train=falling(1.0), val=[0.94 * NOTHING] + [1.2 * NOTHING] * 19),
-            healthy(train=falling(1.0), val=[0.96 * NOTHING] + [1.2 * NOTHING] * 19),
-        ),
-        (
-            labels_random,
-            healthy(train=[0.98 * NOTHING] * 20, val=[1.2 * NOTHING] * 20),
-            healthy(train=[0.96 * NOTHING] * 20, val=[1.2 * NOTHING] * 20),
-        ),
-        (exploding_signal, healthy({"first_loss": 4.9 * NOTHING}), healthy({"first_loss": 5.1 * NOTHING})),
-        (vanishing_signal, healthy(gradient_norm=[1.1e-3, 0.1, 1.0]), healthy(gradient_norm=[0.9e-3, 0.1, 1.0])),
-        (vanishing_signal, healthy(gradient_norm=[1.0, 0.1, 0.9e-3]), healthy(gradient_norm=[0.9e-3, 0.1, 1.0])),
-        (dead_units, healthy(dead_share={"act": [0.49] * 20}), healthy(dead_share={"act": [0.51] * 20})),
-        (clipped_too_often, *(healthy(curves={"gradients/clipped_share": [share] * 20}) for share in (0.5, 0.51))),
-        (layer_stands_still, *(healthy(update_ratio=[5e-3, 5e-3, ratio]) for ratio in (1e-9, 0.0))),
-        (layer_stands_still, healthy(update_ratio=[0.0, 0.0, 0.0]), healthy(update_ratio=[0.0, 0.0, 5e-3])),
-        (lr_too_high, healthy(train=[1.24 * 2.4, *falling()[1:]]), healthy(train=[1.26 * 2.4, *falling()[1:]])),
-        (lr_too_high, *(healthy(val=[*falling()[:4], rose * 2.4, *falling()[5:]]) for rose in (1.24, 1.26))),
-        (
-            lr_too_high,
-            healthy(val=[1.0, 1.0 + 0.19 * NOTHING] * 10),
-            healthy(val=[1.0, 1.0 + 0.21 * NOTHING] * 10),
-        ),
-        (
-            lr_too_high,
-            *(healthy(lr=[1e-3] * 20, update_ratio=[r] * 3, val=[0.6 * NOTHING] * 20) for r in (0.049, 0.051)),
-        ),
-        (
-            lr_too_low,
-            *(healthy(lr=[1e-3] * 20, update_ratio=[r] * 3, val=[0.9 * NOTHING] * 20) for r in (3.1e-4, 2.9e-4)),
-        ),
-        (
-            lr_too_low,  # a loss that is low says that slow steps were enough
-            *(healthy(lr=[1e-3] * 20, update_ratio=[1e-4] * 3, val=[left * NOTHING] * 20) for left in (0.49, 0.51)),
-        ),
-        (
-            too_few_epochs,
-            *(healthy(val=[NOTHING] * 9 + [(0.5 + fell) * NOTHING] + [0.5 * NOTHING] * 10) for fell in (0.049, 0.051)),
-        ),
-        (
-            too_few_epochs,
-            *(healthy(val=[NOTHING] * 9 + [0.2 * NOTHING] + [left * NOTHING] * 10) for left in (0.079, 0.081)),
-        ),
-        (
-            model_too_small,
-            *(
-                healthy({"parameters": parameters}, train=[0.4 * NOTHING] * 20, val=[0.4 * NOTHING] * 20)
-                for parameters in (320, 319)
-            ),
-        ),
-        (
-            model_too_small,
-            *(
-                healthy({"parameters": 100}, train=[high * NOTHING] * 20, val=[high * NOTHING] * 20)
-                for high in (0.099, 0.101)
-            ),
-        ),
-        (nothing_learned, *(healthy(train=[left * NOTHING] * 20) for left in (0.79, 0.81))),
-        (overfit, *(healthy(val=falling(0.05)[:10] + [0.066 + r * NOTHING] * 10) for r in (0.09, 0.12))),
-        (
-            too_many_epochs,
-            *(healthy(val=[1.0] * e + [0.05] * (20 - e), result={"steps": 2000}) for e in (2, 1)),
-        ),
-        (
-            too_many_epochs,  # nine tenths of them wasted: 499.5 steps or 500.4
-            *(healthy(val=[1.0] + [0.05] * 19, result={"steps": steps}) for steps in (555, 556)),
-        ),
-        (
-            too_few_epochs,
-            *(healthy(train=falling()[:2], val=[(0.5 + fell) * NOTHING, 0.5 * NOTHING]) for fell in (0.019, 0.021)),
-        ),
-        (diverged, healthy(), healthy(result={"status": "diverged", "message": "The loss became NaN at step 3."})),
-    ],
-)
+@pytest.mark.parametrize(("rule", "silent", "fires"), THRESHOLDS)
 def test_a_rule_fires_beyond_its_threshold_alone(
     rule: Callable[[Evidence], Verdict | None], silent: Evidence, fires: Evidence
 ) -> None:
@@ -343,6 +347,88 @@ def test_the_mean_of_an_epoch_is_that_of_what_was_written_in_it() -> None:
 @pytest.mark.parametrize(("certainty", "words"), [(0.9, "sure"), (0.89, "likely"), (0.6, "likely"), (0.59, "perhaps")])
 def test_a_certainty_is_said_in_words(certainty: float, words: str) -> None:
     assert Verdict("lr_too_high", "", "", certainty).certainty_in_words == words
+
+
+RECIPES = (
+    ("epochs=8", "optimizer=sgd"),
+    ("epochs=40", "scheduler=plateau", "regularization=[early_stopping,ema]"),
+    ("epochs=40", "batch_growth=factor", "scheduler.eta_min=5e-4", "warmup_steps=300"),
+    ("epochs=40", "batch_growth=schedule", "clipping=norm", "init=normal", "activation=sigmoid", "model=cnn"),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "all_rules"),
+    [
+        *((words, False) for words in RECIPES[:2]),  # 0.1 s each to compose
+        *(pytest.param(words, True, marks=pytest.mark.slow) for words in RECIPES),
+    ],
+)
+def test_every_override_of_every_rule_composes_to_a_recipe_that_is_valid(
+    words: tuple[str, ...], all_rules: bool
+) -> None:
+    base = ("data=digits", "size=tiny", *words)
+    made = composed(*base)
+    recipe = {**plain(made.cfg, resolve=True), "weight_decay": 0.01}
+    tried: set[tuple[str, ...]] = set()
+    for rule, _, fires in THRESHOLDS:
+        if all_rules or rule in (overfit, too_many_epochs, lr_too_high, diverged):
+            facts = {**fires.facts, "steps_per_epoch": 23}
+            tried.add(verdict(rule(replace(fires, recipe=recipe, choices=made.choices, facts=facts))).overrides)
+    tried.discard(())
+    assert len(tried) >= (8 if all_rules else 2)
+    for overrides in tried:
+        new = {override.split("=")[0]: override for override in (*base, *overrides)}
+        validate(composed(*new.values()).cfg, list(new))
+
+
+def test_overfitting_in_few_epochs_is_stopped_with_less_patience_than_the_run_has() -> None:
+    rising = falling(0.05)[:3] + [1.0] * 5
+    short = healthy(train=falling(0.02, epochs=8), val=rising, recipe={"epochs": 8})
+    early = "regularization.early_stopping.patience=2"
+    assert verdict(overfit(short)).overrides == ("regularization=[dropout,early_stopping]", early)
+    assert verdict(overfit(replace(short, recipe={**short.recipe, "epochs": 11}))).overrides[1:] == ()
+    seldom = {**short.recipe, "epochs": 20, "trainer": {"check_val_every_n_epoch": 4}}
+    assert verdict(overfit(replace(short, recipe=seldom))).overrides[1:] == (early.replace("2", "1"),)
+
+
+def test_an_lr_beyond_all_bounds_is_not_divided_by_ten() -> None:
+    rising = [9.0, *falling()[1:]]
+    assert verdict(lr_too_high(healthy(train=rising, recipe={"lr": 1e25}))).overrides == ("lr=0.01",)
+    assert verdict(lr_too_high(healthy(train=rising, recipe={"lr": 10.0}))).overrides == ("lr=1",)
+    least = {"lr": 0.03, "scheduler": {"eta_min": 0.003}}
+    found = verdict(lr_too_high(healthy(train=rising, recipe=least)))
+    assert found.overrides == ("lr=0.003", "scheduler.eta_min=3e-05")
+
+
+def test_of_a_run_that_diverged_the_remedies_it_named_are_tried_and_are_no_evidence() -> None:
+    said = (
+        "The loss became NaN at step 2.\nUntil step 1 all was finite.\n"
+        "Try lr=0.01 or clipping=norm.\nFor a new run type: x"
+    )
+    found = verdict(diverged(healthy(result={"status": "diverged", "message": said}, recipe={"lr": 1e25})))
+    assert found.evidence == "The loss became NaN at step 2. Until step 1 all was finite."
+    assert (found.overrides, found.advice) == (("lr=0.01",), "Try lr=0.01 or clipping=norm.")
+    data = "The loss became NaN at step 1.\nMend these values in the data, or leave them out."
+    found = verdict(diverged(healthy(result={"status": "diverged", "message": data})))
+    assert (found.overrides, found.advice) == ((), "Mend these values in the data, or leave them out.")
+
+
+def test_an_lr_that_flung_the_weights_where_none_moves_is_too_high() -> None:
+    # as sgd with lr=30 leaves it: the first steps kill every unit, and then nothing moves
+    flung: dict[str, Any] = {"train": [3e4, *[NOTHING] * 19], "val": [2 * NOTHING, *[NOTHING] * 19]}
+    still: dict[str, Any] = {"update_ratio": [0.0] * 3, "dead_share": {"activation1": [1.0] * 20}}
+    began = {"first_gradient_norms": {"hidden1": 0.7, "head": 0.5}}
+    assert [found.name for found in diagnose(healthy(began, **flung, **still, recipe={"lr": 3.0}))] == ["lr_too_high"]
+    assert verdict(dead_units(healthy(began, **flung, **still))).advice == "They died on the way: the lr is too high."
+    assert lr_too_high(healthy(train=[9 * NOTHING] * 20, update_ratio=[1e-4] * 3, lr=[1e-3] * 20)) is None
+
+
+def test_a_layer_that_was_freed_later_does_not_stand_still() -> None:
+    noted = {"frozen_layers": ["hidden1"]}
+    freed = [0.0] * 5 + [5e-3] * 15
+    assert layer_stands_still(healthy(noted, update_ratio=[freed, 5e-3, 5e-3])) is None
+    assert verdict(layer_stands_still(healthy(noted, update_ratio=[0.0, 5e-3, 5e-3]))).certainty_in_words == "sure"
 
 
 @pytest.mark.slow

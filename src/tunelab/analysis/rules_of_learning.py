@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,6 @@ from tunelab.analysis.readings import (
     at_the_end,
     between,
     by_epoch,
-    dial,
     fact,
     is_over,
     knowing_nothing,
@@ -22,6 +22,7 @@ from tunelab.analysis.readings import (
     ran_to_its_end,
     share,
 )
+from tunelab.analysis.remedies import larger, of_epochs, regularized, times_lr
 from tunelab.analysis.verdict import Verdict
 from tunelab.errors import counted
 
@@ -30,6 +31,9 @@ ROSE, EARLY = 1.25, 0.25
 
 Later, validation may rise as far by overfitting.
 """
+
+FLUNG = 10.0
+"""Times the loss of knowing nothing: a training loss so high shows steps that were too large though none is now."""
 
 OVERWRITING = 0.05
 """Of a layer that a step moves: twenty of them write it anew. Healthy are up to 0.02, with momentum or Muon 0.03."""
@@ -66,17 +70,24 @@ SETTLED, CLOSE, WASTED_STEPS = 0.1, 0.02, 500
 An easy data set is learned in an epoch or two: of a few hundred steps more nobody should be told."""
 
 
+REMEDY, TO_TYPE = ("Try ", "Mend ", "Look at ", "Add "), "For a new run"
+"""How the lines of a message begin that say what to do: an evidence is without them."""
+
+
 def diverged(evidence: Evidence) -> Verdict | None:
     """A loss or a weight that became NaN or Inf."""
     if evidence.result.get("status") != "diverged":
         return None
+    said = str(evidence.result.get("message") or f"At step {evidence.result.get('steps')}.").splitlines()
+    tried = [line for line in said if line.startswith(REMEDY)]
+    lr = re.search(r"\bTry (lr=[0-9.e+-]+[0-9])", " ".join(tried))
     return Verdict(
         "diverged",
         "The run diverged.",
-        " ".join(str(evidence.result.get("message") or "").split()) or f"at step {evidence.result.get('steps')}",
+        " ".join(line.strip() for line in said if not line.startswith((*REMEDY, TO_TYPE))),
         0.98,
-        _times_lr(evidence, 0.1),
-        "Take smaller steps: a lower lr, a warm-up, or clipping.",
+        (lr[1],) if lr else () if tried else times_lr(evidence, 0.1),
+        " ".join(tried) or "Take smaller steps: a lower lr, a warm-up, or clipping.",
     )
 
 
@@ -87,7 +98,8 @@ def lr_too_high(evidence: Evidence) -> Verdict | None:
     if not len(train) or nothing is None:
         return None
     pace = paces(evidence)
-    if len(pace) and max(pace.values) < CRAWLING:
+    crawled = bool(len(pace)) and max(pace.values) < CRAWLING
+    if crawled and max(train.values) < FLUNG * nothing:
         return None  # what hardly moves does no harm: dropout and small batches make such losses
     begun, seen, certainty = max(nothing, fact(evidence, "first_loss") or 0.0), list[str](), 0.0
     first = math.ceil(EARLY * len(val))
@@ -120,7 +132,7 @@ def lr_too_high(evidence: Evidence) -> Verdict | None:
         "The lr is too high: steps overshoot.",
         "; ".join(seen),
         min(certainty, 0.98),
-        _times_lr(evidence, 0.1),
+        times_lr(evidence, 0.1),
         "find_lr.py measures where it should be.",
     )
 
@@ -141,7 +153,7 @@ def lr_too_low(evidence: Evidence) -> Verdict | None:
         f"at its peak a step moved the middle layer by {number(fastest)} of its weights (1e-3 is usual); after "
         f"{curve.steps[-1]} steps the loss is {number(left)}, where knowing nothing gives {number(nothing)}",
         between(CRAWLING / fastest, 1.0, 5.0),
-        _times_lr(evidence, factor),
+        times_lr(evidence, factor),
         "find_lr.py measures where it should be.",
     )
 
@@ -163,7 +175,7 @@ def too_few_epochs(evidence: Evidence) -> Verdict | None:
         f"in the second half of its {counted(epochs, 'epoch')} the validation loss fell from {number(middle)} to "
         f"{number(end)}, {share(fell / nothing)} of what knowing nothing gives ({number(nothing)})",
         between(fell / nothing, least, 3 * least, (0.65, 0.95)),
-        (f"epochs={more * epochs}",),
+        of_epochs(evidence, more * epochs),
         "Train longer.",
     )
 
@@ -185,7 +197,7 @@ def model_too_small(evidence: Evidence) -> Verdict | None:
         f"{parameters:.0f} parameters for {examples:.0f} examples; at the end the training loss is {number(low)}, the "
         f"validation loss {number(high)}, where knowing nothing gives {number(nothing)}",
         between(high / nothing, HIGH, 5 * HIGH, (0.65, 0.95)),
-        _larger(evidence),
+        larger(evidence),
         "If it is no better, the inputs do not tell more.",
     )
 
@@ -203,7 +215,7 @@ def nothing_learned(evidence: Evidence) -> Verdict | None:
         f"after {train.steps[-1]} steps the training loss is {number(left)}, where knowing nothing gives "
         f"{number(nothing)}",
         0.6 if left > 0.95 * nothing else 0.4,
-        _times_lr(evidence, 10),
+        times_lr(evidence, 10),
         "Raise the lr; if that is no help, look at the data: do the inputs tell the target?",
     )
 
@@ -225,7 +237,7 @@ def overfit(evidence: Evidence) -> Verdict | None:
         f"the validation loss rose from {number(val.values[best])} at epoch {val.epochs[best] + 1} to {number(end)}, "
         f"while the training loss fell from {number(then)} to {number(low)}",
         between(rise / nothing, RISEN, 3 * RISEN, (0.75, 0.97)),
-        _regularized(evidence),
+        regularized(evidence),
         f"Or stop at about epoch {val.epochs[best] + 1}.",
     )
 
@@ -246,7 +258,7 @@ def too_many_epochs(evidence: Evidence) -> Verdict | None:
         f"the validation loss was within {share(CLOSE)} of its best, and {evidence.result['objective']['metric']} "
         f"within an example of it, by epoch {settled} of {epochs}",
         0.8,
-        (f"epochs={max(3, 3 * settled)}",),
+        of_epochs(evidence, max(3, 3 * settled)),
         "A schedule that ends sooner often ends better.",
     )
 
@@ -279,27 +291,3 @@ def _objective_reached(evidence: Evidence) -> int:
     spread = max(curve.values) - min(curve.values)
     an_example = 1.001 / examples if sign == -1 and examples else 0.0
     return _reached(curve, max(an_example, CLOSE * spread), sign=sign)
-
-
-def _times_lr(evidence: Evidence, factor: float) -> tuple[str, ...]:
-    lr = evidence.recipe.get("lr")
-    return (f"lr={dial(lr * factor)}",) if isinstance(lr, (int, float)) else ()
-
-
-def _larger(evidence: Evidence) -> tuple[str, ...]:
-    """The size's dials, four times as wide and a layer deeper if there was but one."""
-    size = evidence.recipe.get("size") or {}
-    width, depth = size.get("width"), size.get("depth")
-    found = [f"size.width={max(32, 4 * width)}"] if isinstance(width, int) else []
-    return (*found, *(["size.depth=2"] if depth == 1 else []))
-
-
-def _regularized(evidence: Evidence) -> tuple[str, ...]:
-    """What the recipe has and, of what it lacks, dropout where its model reads it, then early stopping."""
-    has = [str(member) for member in evidence.choices.get("regularization") or []]
-    wanted = [*(["dropout"] if "dropout" in (evidence.recipe.get("model") or {}) else []), "early_stopping"]
-    new = [member for member in wanted if member not in has]
-    if new:
-        return (f"regularization=[{','.join([*has, *new])}]",)
-    decay = evidence.recipe.get("weight_decay")
-    return (f"weight_decay={dial(10 * decay) if decay else '0.01'}",) if isinstance(decay, (int, float)) else ()
