@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from tunelab.analysis.evidence import Evidence
-from tunelab.analysis.readings import between, dial, fact, first_gradients, knowing_nothing, number, share
+from tunelab.analysis.evidence import Curve, Evidence
+from tunelab.analysis.readings import between, fact, first_gradients, knowing_nothing, number, share
+from tunelab.analysis.remedies import times_lr
 from tunelab.analysis.verdict import Verdict
 
 EXPLODED = 5.0
@@ -87,8 +88,10 @@ def dead_units(evidence: Evidence) -> Verdict | None:
     usual = statistics.median(curve.values)
     if usual < DEAD:
         return None
-    from_the_start = curve.values[0] >= DEAD
-    overrides = list(_other_init(evidence, "kaiming_normal")) if from_the_start else [_lower_lr(evidence)]
+    began: dict[str, float | None] = evidence.facts.get("first_gradient_norms") or {"": None}
+    flowed = curve.values[0] == 1 and all(began.values())
+    from_the_start = curve.values[0] >= DEAD and not flowed  # no gradient passes a layer that is wholly dead
+    overrides = list(_other_init(evidence, "kaiming_normal")) if from_the_start else list(times_lr(evidence, 0.1))
     if _activation(evidence) == "relu":
         overrides.append("activation=leaky_relu")
     return Verdict(
@@ -96,7 +99,7 @@ def dead_units(evidence: Evidence) -> Verdict | None:
         f"Units are dead: {share(usual)} of {name} give every example the same answer.",
         f"{share(curve.values[0])} at step {curve.steps[0]}, {share(curve.values[-1])} at step {curve.steps[-1]}",
         between(usual, DEAD, 1.0, (0.7, 0.97)),
-        tuple(override for override in overrides if override),
+        tuple(overrides),
         "They began so: look at biases and the init."
         if from_the_start
         else "They died on the way: the lr is too high.",
@@ -112,7 +115,7 @@ def layer_stands_still(evidence: Evidence) -> Verdict | None:
         if len(curve) and max(curve.values) == 0 and max(gradients[name].values if name in gradients else (1.0,)) > 0
     ]
     noted = evidence.facts.get("frozen_layers") or []
-    still += [name for name in noted if name not in still]
+    still += [name for name in noted if name not in still and not any(ratios.get(name, Curve()).values)]
     if not still or not any(len(curve) and max(curve.values) > 0 for curve in ratios.values()):
         return None
     rules = evidence.recipe.get("parameter_groups", {}).get("rules") or []
@@ -153,7 +156,7 @@ def clipped_too_often(evidence: Evidence) -> Verdict | None:
         "More steps are clipped than not: the limit sets the pace in place of the lr.",
         seen + against,
         0.7,
-        tuple(override for override in (_lower_lr(evidence, 3),) if override),
+        times_lr(evidence, 1 / 3),
         "Lower the lr, or raise the limit.",
     )
 
@@ -165,11 +168,6 @@ def _activation(evidence: Evidence) -> str:
 def _other_init(evidence: Evidence, better: str) -> tuple[str, ...]:
     chosen = evidence.choices.get("init")
     return (f"init={better}",) if chosen != better else ("init=lsuv",)
-
-
-def _lower_lr(evidence: Evidence, factor: float = 10) -> str:
-    lr = evidence.recipe.get("lr")
-    return f"lr={dial(lr / factor)}" if isinstance(lr, (int, float)) else ""
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
