@@ -57,7 +57,7 @@ class Importance(Answer):
         ped: Of each knob, its share of what tells the best trials from all.
         pairs: Of each two knobs, their share beyond what each does alone.
         surfaces: Of each two, their places and the forest's mean there.
-        explained: The forest's R² on trials that its trees have not seen; the largest, where some trials have their own.
+        explained: The forest's R² on trials that its trees have not seen; the largest, of several forests.
         seed_share: The part of the trials' variance that is the seeds'; None if no seed was repeated.
     """
 
