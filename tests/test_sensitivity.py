@@ -28,6 +28,7 @@ from tunelab.analysis.importance_answer import Finished
 from tunelab.analysis.sensitivity import Sensitivity, sensitivity
 from tunelab.composing import found_by_hydra
 from tunelab.errors import ConfigError
+from tunelab.sweep.plan import make_folder
 from tunelab.sweep.probes import Probes, tried
 from tunelab.sweep.space import Knob, Space, read_space
 from tunelab.tools.sensitivity import as_search
@@ -168,7 +169,7 @@ def test_a_difference_of_one_example_is_noise_where_the_seeds_agree() -> None:
     by_one = [Place(x, f"x={x}", (right / 180,) * 3, is_own=x == 1) for x, right in ((1, 176), (2, 177))]
     answer = sensitivity({"x": by_one}, "val/accuracy", 3, maximize=True, least=1 / 180)
     assert (answer.effects[0].said(), answer.effects[0].p) == ("within the noise", None)
-    assert "; at least one example, 0.0056" in answer.said()
+    assert "and one example makes 0.0056, which is the least" in answer.said()
     assert answer.said().endswith("Keep the recipe: nothing is better than it beyond the noise.\n  python train.py")
     by_two = [by_one[0], Place(2, "x=2", (178 / 180,) * 3)]
     assert found("x", by_two).is_noise  # as long as no least difference is known
@@ -425,6 +426,18 @@ def test_what_nothing_can_be_said_of_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("left", ["run.json", "config.yaml", "checkpoints"])
+def test_the_folder_of_a_run_is_refused_to_a_search_and_left_as_it_is(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).mkdir()
+    with pytest.raises(ConfigError) as refusal:
+        make_folder(tmp_path)
+    assert str(refusal.value) == (
+        f"`hydra.sweep.dir` must be the folder of a search, got {tmp_path}, which holds a run ({left}). "
+        "Choose another, or name=…"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [left]
+
+
 @pytest.mark.slow
 def test_one_knob_is_changed_at_a_time_and_the_recipe_runs_once_for_all(forks: Forks, tmp_path: Path) -> None:
     words = (*TINY, "lr=1e-3,1e-2", "batch_size=16,64", "seeds=2", "name=tried")
@@ -447,9 +460,15 @@ def test_one_knob_is_changed_at_a_time_and_the_recipe_runs_once_for_all(forks: F
     assert {each["knob"]: each["values"] for each in answer["effects"]} == {"lr": [0.001, 0.01], "batch_size": [16, 64]}
     assert {path.name for path in folder.iterdir()} >= {"answer.csv", "answer.png", "tensorboard", "study.journal"}
     before = (folder / "answer.csv").read_text()
+    other = folder / "tensorboard" / "events.out.tfevents.1.of.another.0"
+    other.touch()
     again = forks.run(tmp_path, *words, script=SCRIPT, before=AT_ONCE)
     assert "Complete: nothing left to do." in again.text
     assert (folder / "answer.csv").read_text() == before
+    events = sorted(path.name for path in other.parent.iterdir())
+    assert len(events) == 2  # that of the first answer is gone, and what is not an answer's has stayed
+    assert events[0] == other.name
+    assert events[1].endswith(".answer")
 
 
 @pytest.fixture(scope="module")

@@ -76,8 +76,8 @@ class Sensitivity(Answer):
         shared = f", shared among {len(self.effects)} knobs" if len(self.effects) > 1 else ""
         return [
             f"effect       best mean - worst mean of {self.objective} over these values, the recipe's own among them",
-            f"noise floor  the seeds alone make a larger difference in 5 % of cases{shared} (studentized range)"
-            + (f"; at least one example, {self.least:.2g}" if self.least else ""),
+            f"noise floor  the seeds alone make a larger difference in 5 % of cases{shared} (studentized range)",
+            *([f"             and one example makes {self.least:.2g}, which is the least"] if self.least else []),
         ]
 
     def _override(self) -> str:

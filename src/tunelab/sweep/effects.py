@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +44,8 @@ def measured(plan: Plan, trials: Trials, cut: str = "") -> Sensitivity:
         recipe=command(plan),
         least=one_example(plan, everything),
     )
-    shutil.rmtree(plan.folder / "tensorboard", ignore_errors=True)  # of an answer before more trials
+    for before in (plan.folder / "tensorboard").glob("events.out.tfevents.*.answer"):  # of fewer trials
+        before.unlink()
     answer.save(plan.folder)
     print()
     answer.show(plan.folder)

@@ -43,6 +43,9 @@ NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 TRIALS = 20
 """Of a search that is no grid, where nothing else is said."""
 
+OF_A_RUN = ("run.json", "config.yaml", "checkpoints")
+"""What a run leaves in its folder, and no search in its own."""
+
 MOST_COMBINATIONS = 100_000
 """Of a grid."""
 
@@ -193,8 +196,13 @@ def make_folder(folder: Path) -> None:
     """Makes a sweep's folder, if it is not there.
 
     Raises:
-        ConfigError: If it cannot be written.
+        ConfigError: If it cannot be written, or is that of a run.
     """
+    if held := next((name for name in OF_A_RUN if (folder / name).exists()), None):
+        raise ConfigError(
+            f"`hydra.sweep.dir` must be the folder of a search, got {folder}, which holds a run ({held}). "
+            "Choose another, or name=…"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".choosing").touch()
