@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from tunelab import instrument, tools
 from tunelab.answers import table
 from tunelab.composing import composed
 from tunelab.errors import ConfigError
-from tunelab.folder import RunFolder
+from tunelab.folder import RunFolder, write_atomic
 
 TINY = ("data=iris", "size=tiny", "epochs=2")
 SCRIPT = "scripts/show_schedule.py"
@@ -93,6 +95,35 @@ def test_mistakes_of_the_recipe_and_of_the_tool_are_said_together() -> None:
         "`resume` must be left out: it is of a run.",
         "`lr` must be greater than 0, got -1. Try lr=0.001.",
     )
+
+
+@pytest.mark.parametrize("tool", tunelab.INSTRUMENTS)
+def test_to_find_an_lr_is_asked_of_a_run_and_of_no_tool(tool: str) -> None:
+    cfg = composed("find_lr=true", config_name=tool).cfg
+    with pytest.raises(ConfigError, match="`find_lr` must be left out: it is of a run"):
+        tools.load(tool).check(cfg, ["find_lr"])
+
+
+@pytest.mark.parametrize("what", ["run.json", "answer.csv"])
+def test_what_was_measured_is_said_though_it_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def full(path: Path, text: str) -> None:
+        if path.name == what:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_atomic(path, text)
+
+    for module in ("folder", "record", "answers"):
+        monkeypatch.setattr(f"tunelab.{module}.write_atomic", full)
+    outcome = typed(tmp_path, *TINY, script=SCRIPT)
+    assert outcome.code == 1
+    assert outcome.out.startswith("4 steps in 2 epochs: lr 0.001")
+    assert re.fullmatch(
+        r"The answer stands above, but could not be written to outputs/show_schedule/iris-mlp/\S+: No space left on "
+        r"device\. Nothing of it is left there\. To keep it make room, or choose another disk with hydra\.run\.dir=…\n",
+        outcome.err,
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tool_is_no_search(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import inspect
 import logging
 import os
 import shlex
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,7 +24,7 @@ from tunelab import catalogue, checkout
 from tunelab.answers import DPI, write_answer
 from tunelab.composing import Composed, compose, composed, found_by_hydra, loader
 from tunelab.config import chosen_options, plain, recipe_of, validate
-from tunelab.errors import ConfigError, as_typed, training
+from tunelab.errors import ConfigError, RunFailed, as_typed, training
 from tunelab.events import picture, scalar, write_events
 from tunelab.folder import discard
 from tunelab.job import COMMAND_VARIABLE, import_torch
@@ -50,6 +51,8 @@ class Numbers(BaseModel):
 
 
 N = TypeVar("N", bound=Numbers)
+
+Further = Callable[[DictConfig, Sequence[str]], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,28 @@ class Answer(ABC):
         spreads = ((step, _histogram(name, values)) for name, step, values in self.histograms())
         write_events(folder / "tensorboard", chain(curves, spreads, shown))
 
-    def show(self, folder: Path) -> None:
-        """Prints it, and where it was saved."""
+    def show(self, folder: Path, keep: Callable[[], None] = lambda: None) -> None:
+        """Prints it, and where it was saved.
+
+        Args:
+            folder: Where.
+            keep: Saves it, once it stands there.
+
+        Raises:
+            RunFailed: If it cannot be saved, with the reason.
+        """
+        with reader_may_be_gone():
+            print(self.said())
+        try:
+            keep()
+        except OSError as error:
+            raise RunFailed(
+                f"The answer stands above, but could not be written to {as_typed(folder)}: {error.strerror or error}. "
+                "Nothing of it is left there. To keep it make room, or choose another disk with hydra.run.dir=…"
+            ) from error
         shown = shlex.quote(as_typed(folder))
         with reader_may_be_gone():
-            print(f"{self.said()}\n\ncurves, table  {shown}\nlook at it     tensorboard --logdir {shown}")
+            print(f"\ncurves, table  {shown}\nlook at it     tensorboard --logdir {shown}")
 
 
 def _histogram(name: str, values: Any) -> Any:
@@ -132,13 +152,14 @@ def take(cfg: DictConfig, kind: type[N]) -> tuple[DictConfig, N]:
     return recipe, kind.model_validate(own)
 
 
-def check(cfg: DictConfig, user_keys: Iterable[str], kind: type[Numbers]) -> None:
+def check(cfg: DictConfig, user_keys: Iterable[str], kind: type[Numbers], further: Further | None = None) -> None:
     """Checks a tool's own keys and the recipe, and raises all mistakes at once.
 
     Args:
         cfg: Composed of conf/<tool>.yaml.
         user_keys: The value keys that the user typed.
         kind: Which keys are its own.
+        further: Tells of mistakes between them; given the config and the mistakes that were found before.
 
     Raises:
         ConfigError: With a sentence for each mistake.
@@ -154,11 +175,13 @@ def check(cfg: DictConfig, user_keys: Iterable[str], kind: type[Numbers]) -> Non
         validate(recipe, [key for key in user_keys if key.split(".")[0] not in kind.model_fields])
     except ConfigError as error:
         mistakes += error.mistakes
+    if further is not None:
+        mistakes += list(further(cfg, tuple(mistakes)))
     if mistakes:
         raise ConfigError(*mistakes)
 
 
-OF_RUNS = ("repeat", "resume")
+OF_RUNS = ("repeat", "resume", "find_lr")
 
 
 def options(group: str) -> list[str]:
@@ -193,13 +216,16 @@ def job(tool: ModuleType) -> Callable[[DictConfig], Any]:
             import_torch()
             choices = chosen_options(here.runtime.choices, cfg)
             answer = _measure(tool, cfg, Asked(overrides, choices, variant))
-        except BaseException:
+            whole = Composed(cfg, choices, overrides)
+            answer.show(folder, lambda: leave(answer, whole, folder, os.environ[COMMAND_VARIABLE]))
+        except BaseException as error:
             logging.shutdown()
-            discard(folder)
-            raise
-        whole = Composed(cfg, choices, overrides)
-        leave(answer, whole, folder, os.environ[COMMAND_VARIABLE])
-        answer.show(folder)
+            with suppress(OSError):  # whatever keeps it from being written
+                discard(folder)
+            if not isinstance(error, RunFailed):
+                raise
+            print(error, file=sys.stderr)
+            sys.exit(1)
 
     return measured
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tunelab import instrument
 from tunelab.config import plain, validate
-from tunelab.errors import ConfigError, did_you_mean, show
+from tunelab.errors import did_you_mean, show
 
 PRETRAINED = "pretrained"  # asks for a file
 
@@ -24,17 +24,10 @@ class Numbers(instrument.Numbers):
 
 
 def check(cfg: DictConfig, user_keys: Iterable[str]) -> None:
-    keys, mistakes = list(user_keys), []
-    try:
-        instrument.check(cfg, keys, Numbers)
-    except ConfigError as error:
-        mistakes = list(error.mistakes)
-    mistakes += _list_mistakes(cfg)
-    if mistakes:
-        raise ConfigError(*mistakes)
+    instrument.check(cfg, user_keys, Numbers, _list_mistakes)
 
 
-def _list_mistakes(cfg: DictConfig) -> Iterator[str]:
+def _list_mistakes(cfg: DictConfig, _: Sequence[str]) -> Iterator[str]:
     """What is wrong with the names and depths to compare."""
     model = str(plain(cfg, resolve=False)["model"])
     examples = {key: field.examples[0] for key, field in Numbers.model_fields.items() if field.examples}

@@ -1,13 +1,12 @@
 """The batch size of a recipe: what fits, what is fastest, and the lr for it: model=cnn memory_limit_gb=4"""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig
 from pydantic import Field
 
 from tunelab import instrument
-from tunelab.errors import ConfigError
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,21 +27,15 @@ class Numbers(instrument.Numbers):
 
 
 def check(cfg: DictConfig, user_keys: Iterable[str]) -> None:
-    mistakes: list[str] = []
-    try:
-        instrument.check(cfg, user_keys, Numbers)
-    except ConfigError as error:
-        mistakes += error.mistakes
-    if not mistakes:  # the rules between keys assume that types and ranges hold
-        recipe, numbers = instrument.take(cfg, Numbers)
-        mistakes += _contradictions(recipe, numbers)
-    if mistakes:
-        raise ConfigError(*mistakes)
+    instrument.check(cfg, user_keys, Numbers, _contradictions)
 
 
-def _contradictions(recipe: DictConfig, numbers: Numbers) -> Iterator[str]:
+def _contradictions(cfg: DictConfig, found: Sequence[str]) -> Iterator[str]:
+    if found:  # the rules between keys assume that types and ranges hold
+        return
     from tunelab.tuning.free_memory import limit_mistakes
 
+    recipe, numbers = instrument.take(cfg, Numbers)
     least, most = numbers.min_batch_size, numbers.max_batch_size
     if most is not None and most < 2 * least:
         yield (

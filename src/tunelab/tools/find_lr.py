@@ -1,7 +1,7 @@
 """A learning rate for a recipe, by a range test over several seeds: model=cnn optimizer=sgd"""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
 from omegaconf import DictConfig
@@ -9,7 +9,6 @@ from pydantic import Field
 
 from tunelab import instrument
 from tunelab.config import plain
-from tunelab.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -27,18 +26,12 @@ class Numbers(instrument.Numbers):
 
 
 def check(cfg: DictConfig, user_keys: Iterable[str]) -> None:
-    mistakes: list[str] = []
-    try:
-        instrument.check(cfg, user_keys, Numbers)
-    except ConfigError as error:
-        mistakes += error.mistakes
-    if not any(mistake.startswith(tuple(f"`{key}`" for key in Numbers.model_fields)) for mistake in mistakes):
-        mistakes += _mistakes(cfg)
-    if mistakes:
-        raise ConfigError(*mistakes)
+    instrument.check(cfg, user_keys, Numbers, _mistakes)
 
 
-def _mistakes(cfg: DictConfig) -> Iterator[str]:
+def _mistakes(cfg: DictConfig, found: Sequence[str]) -> Iterator[str]:
+    if any(mistake.startswith(tuple(f"`{key}`" for key in Numbers.model_fields)) for mistake in found):
+        return  # they cannot be compared
     own = plain(cfg, resolve=False)
     low, high, steps = own["min_lr"], own["max_lr"], own["steps"]
     if low >= high:
@@ -50,8 +43,6 @@ def _mistakes(cfg: DictConfig) -> Iterator[str]:
             f"`steps` must be at least {least} from lr {low:g} to {high:g}, "
             f"{STEPS_PER_DECADE} for each tenfold, got {steps}. Try steps={2 * least}."
         )
-    if own["find_lr"]:
-        yield "`find_lr` must be left out: it is of a run. Leave it out."
 
 
 def measure(cfg: DictConfig) -> instrument.Answer:
