@@ -29,7 +29,7 @@ import tunelab
 from tunelab.errors import ConfigError, RunFailed
 from tunelab.scaling import factor, rescaled_lr, rule_of
 from tunelab.tuning import free_memory
-from tunelab.tuning.attempt import peak_of, ran_out
+from tunelab.tuning.attempt import Made, _ended, peak_of, ran_out
 from tunelab.tuning.batch_size_answer import BatchSize, Before
 from tunelab.tuning.largest import Largest, largest, most_tries
 from tunelab.tuning.memory import GpuMemory, steps_in_child
@@ -176,6 +176,8 @@ def test_a_gpu_that_runs_out_gives_back_what_was_held() -> None:
         memory = GpuMemory(steps, None)
         assert [memory.peak(size) for size in (20, 30, 5)] == [None, None, 400]
         assert memory.limit == 3 * 10**9
+        with mock.patch.object(torch.cuda, "mem_get_info", return_value=(10**9, 8 * 10**9)):
+            assert memory.limit == 3 * 10**9  # one limit for all tries
         assert GpuMemory(steps, 2.0).limit == 2 * 10**9
         assert GpuMemory(steps, 9.0).limit == 3 * 10**9
     assert called[:4] == [
@@ -292,6 +294,36 @@ def test_the_answer_says_the_knee_first_and_ends_in_what_to_type() -> None:
     assert lines[-1] == "batch_size=128 lr=0.00141"
 
 
+@pytest.mark.parametrize(
+    ("limit", "accumulated", "line"),
+    [
+        (0.5, 1, "An epoch then has 6 steps instead of 11: fewer if the epochs stay."),
+        (15, 1, "An epoch then has 12 steps instead of 15: fewer if the epochs stay."),
+        (5, 1, "From batch_size=64 to 128 the lr follows by the square root."),  # 5 steps as before
+        (1.0, 4, "An epoch then has 3 steps instead of 6: fewer if the epochs stay."),
+    ],
+)
+def test_the_steps_of_an_epoch_are_those_that_the_recipe_takes(limit: float, accumulated: int, line: str) -> None:
+    before = Before(64, {"lr": 0.001}, 1437, limit, accumulated)
+    assert BatchSize(before, ANSWER.speeds, 1.5, "sqrt", None).said().splitlines()[-2] == line
+
+
+def test_lbfgs_is_told_to_take_all_examples() -> None:
+    before = Before(1437, {"lr": 1.0}, 1437, wants_all=True)
+    fits = Largest(1437, {8: 10, 1437: 1000}, 2000, 2000, 1437)
+    fails = Largest(909, {8: 10, 909: 1000, 910: None}, 1000, 1000, 1437)
+    said = {id(found): BatchSize(before, ANSWER.speeds, 1.5, "none", found).said() for found in (None, fits, fails)}
+    for found in (None, fits):
+        assert said[id(found)].splitlines()[-2:] == [
+            "lbfgs learns from all examples at once: smaller batches would mislead its search, however fast.",
+            "batch_size=full",
+        ]
+    assert said[id(fails)].splitlines()[-2:] == [
+        "They do not fit: choose another optimizer, or a smaller model.",
+        "optimizer=adamw",
+    ]
+
+
 def test_the_answer_has_what_fits_beside_the_estimate() -> None:
     found = Largest(909, {8: 52_000_000, 64: 54_800_000, 909: 89_000_000, 910: None}, 10**8, 9 * 10**7, 1437)
     answer = BatchSize(ANSWER.before, ANSWER.speeds, 1.5, "sqrt", found)
@@ -404,6 +436,44 @@ def fail() -> None:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def abort_for_memory() -> None:
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+    os.abort()
+
+
+def leave_without_a_word() -> None:
+    os.write(2, b"the library is not licensed\n")
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "failure"),
+    [
+        (-signal.SIGKILL, "", ""),
+        (-signal.SIGBUS, "", ""),
+        (-signal.SIGABRT, "what():  std::bad_alloc", ""),
+        (1, "libgomp: Thread creation failed: Resource temporarily unavailable", ""),
+        (-signal.SIGSEGV, "", "The process that tried the steps was ended by SIGSEGV."),
+        (3, "a\nb\n", "The process that tried the steps ended with code 3: b"),
+    ],
+)
+def test_only_a_death_for_want_of_memory_is_taken_for_one(code: int, said: str, failure: str) -> None:
+    assert _ended(code, said) == Made(None, failure=failure)
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_for_another_reason_is_said_as_that() -> None:
+    with pytest.raises(RunFailed, match="was ended by SIGSEGV"):
+        peak_of(crash, limit=10**9)
+    with pytest.raises(RunFailed, match="ended with code 3: the library is not licensed"):
+        peak_of(leave_without_a_word, limit=10**9)
+    assert peak_of(abort_for_memory, limit=10**9) is None
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import IO, Any
 
 from tunelab.errors import ConfigError, RunFailed
 
@@ -27,12 +28,25 @@ SLACK = 2**28
 
 NOT_ENOUGH = (
     *("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory"),
-    *("could not create a memory", "could not create a primitive", "alloc_failed", "can't start new thread"),
+    *(
+        "could not create a memory",
+        "could not create a primitive",
+        "alloc_failed",
+        "can't start new thread",
+        "memoryerror",
+    ),
+    "thread creation failed",
 )
 """What libraries say, in lower case, where an allocation failed."""
 
+OUT_OF_MEMORY = (signal.SIGKILL, signal.SIGBUS)
+"""How the system ends a process for which it has no memory left."""
+
 STATUS = Path("/proc/self/status")
 """What Linux tells of this process."""
+
+SECONDS_TO_END = 10
+"""Of a process whose end of the pipe is closed."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -76,23 +90,8 @@ def peak_of(function: Callable[..., object], *arguments: Any, limit: int) -> int
         ConfigError: If it raises one.
         RunFailed: If it fails for another reason.
     """
-    ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_child, args=(theirs, dict(os.environ), limit, function, arguments))
-    with _no_main_module():
-        _start_server()
-        process.start()
-    theirs.close()
-    try:
-        made: Made = ours.recv()
-    except (EOFError, OSError):  # it was ended, by the system or by a library that could not go on
-        made = Made(None)
-    finally:
-        with suppress(ProcessLookupError, PermissionError):  # it may have ended, or not yet have a group of its own
-            os.killpg(process.pid or 0, signal.SIGKILL)
-        process.kill()
-        process.join()
-        process.close()
-        ours.close()
+    with NamedTemporaryFile("r", errors="replace") as said:
+        made = _made(said, limit, function, arguments)
     if made.mistake:
         raise ConfigError(*made.mistake)
     if made.failure:
@@ -100,8 +99,41 @@ def peak_of(function: Callable[..., object], *arguments: Any, limit: int) -> int
     return made.peak
 
 
+def _made(said: IO[str], limit: int, function: Callable[..., object], arguments: tuple[Any, ...]) -> Made:
+    """Makes the call; what its process says to nobody stands in the file afterwards."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_child, args=(theirs, said.name, dict(os.environ), limit, function, arguments))
+    with _no_main_module():
+        _start_server()
+        process.start()
+    theirs.close()
+    try:
+        return ours.recv()  # type: ignore[no-any-return]
+    except (EOFError, OSError):  # it was ended, by the system or by a library that could not go on
+        process.join(SECONDS_TO_END)
+        return _ended(process.exitcode, said.read())
+    finally:
+        if process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):  # it may have ended, or not yet have a group of its own
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
+        process.close()
+        ours.close()
+
+
+def _ended(code: int | None, said: str) -> Made:
+    """How a process ended that told nothing."""
+    if (code is not None and -code in OUT_OF_MEMORY) or any(words in said.lower() for words in NOT_ENOUGH):
+        return Made(None)
+    how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+    *_, last = said.strip().splitlines() or [""]
+    return Made(None, failure=f"The process that tried the steps {how}{f': {last}' if last else '.'}")
+
+
 def _child(
     connection: Connection,
+    said: str,
     environment: dict[str, str],
     limit: int,
     function: Callable[..., object],
@@ -113,8 +145,9 @@ def _child(
     with suppress(OSError):  # of a machine that runs out of memory this process is ended, not another
         Path("/proc/self/oom_score_adj").write_text("1000")
     nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
+    for number in (0, 1):
         os.dup2(nothing, number)
+    os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), 2)
     os.environ.update(environment)
     try:
         before = _begin(limit)

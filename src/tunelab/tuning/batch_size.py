@@ -138,4 +138,11 @@ def _before(recipe: DictConfig, examples: int | None) -> Before:
     """What the recipe says; `full` counts the examples."""
     size = examples if recipe.batch_size == "full" and examples else recipe.batch_size
     others = {f"optimizer.{key}": float(value) for key, value in recipe.optimizer.items() if str(key).endswith("_lr")}
-    return Before(size, {"lr": float(recipe.lr), **others}, examples)
+    return Before(
+        size,
+        {"lr": float(recipe.lr), **others},
+        examples,
+        recipe.trainer.limit_train_batches,
+        recipe.trainer.accumulate_grad_batches,
+        str(recipe.optimizer.get("_target_")).endswith(".LBFGS"),
+    )

@@ -16,6 +16,7 @@ from tunelab.instrument import Answer
 from tunelab.scaling import rescaled_lr
 from tunelab.tuning.free_memory import GB
 from tunelab.tuning.largest import Largest
+from tunelab.tuning.steps import batches_taken
 from tunelab.tuning.throughput import Speed, knee
 
 
@@ -27,11 +28,23 @@ class Before:
         batch_size: In examples; that of `full` counted.
         lrs: What follows the batch size: the lr, and others of the optimizer, by the key to type.
         examples: Of the training part; None where nobody knows.
+        limit: Its trainer.limit_train_batches.
+        accumulated: Batches whose gradients make a step.
+        wants_all: Whether its optimizer is made for all examples at once.
     """
 
     batch_size: int
     lrs: dict[str, float]
     examples: int | None
+    limit: float = 1.0
+    accumulated: int = 1
+    wants_all: bool = False
+
+    def steps(self, batch_size: int) -> int | None:
+        """How many optimizer steps an epoch has with batches of this size; None where nobody knows."""
+        if not self.examples:
+            return None
+        return math.ceil(batches_taken(self.limit, math.ceil(self.examples / batch_size)) / self.accumulated)
 
 
 @dataclass(frozen=True)
@@ -91,9 +104,8 @@ class BatchSize(Answer):
         elif found.batch_size == found.examples:
             yield f"largest  batch_size={found.batch_size}, up to which was tried, fits ({of})"
         else:
-            yield f"largest  batch_size={found.batch_size} ({of}), after {counted(len(found.tried), 'try')}".replace(
-                "trys", "tries"
-            )
+            tries = "1 try" if len(found.tried) == 1 else f"{len(found.tried)} tries"
+            yield f"largest  batch_size={found.batch_size} ({of}), after {tries}"
         if found.line is None:
             yield "         no estimate: small batches do not differ in memory"
         else:
@@ -111,13 +123,21 @@ class BatchSize(Answer):
 
     def _typed(self) -> Iterator[str]:
         old, new = self.before.batch_size, self.knee
+        if self.before.wants_all:
+            yield "lbfgs learns from all examples at once: smaller batches would mislead its search, however fast."
+            if self.largest and self.before.examples and self.largest.batch_size < self.before.examples:
+                yield "They do not fit: choose another optimizer, or a smaller model."
+                yield "optimizer=adamw"
+            else:
+                yield "batch_size=full"
+            return
         if old == new:
             yield f"The recipe has batch_size={old} already."
         else:
             rule = {"linear": "in proportion", "sqrt": "by the square root", "none": "not at all"}[self.rule]
             yield f"From batch_size={old} to {new} the lr follows {rule}."
-            if self.before.examples:
-                steps, were = (math.ceil(self.before.examples / size) for size in (new, old))
+            steps, were = self.before.steps(new), self.before.steps(old)
+            if steps is not None and were is not None and steps != were:
                 fewer = "fewer" if steps < were else "more"
                 yield f"An epoch then has {counted(steps, 'step')} instead of {were}: {fewer} if the epochs stay."
         yield " ".join([f"batch_size={new}", *(f"{key}={lr:.3g}" for key, lr in self.lrs.items())])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from omegaconf import DictConfig
@@ -27,7 +28,7 @@ class GpuMemory:
     def __init__(self, steps: Callable[[int], object], limit_gb: float | None) -> None:
         self._steps, self._limit_gb = steps, limit_gb
 
-    @property
+    @cached_property
     def limit(self) -> int:
         self._release()
         free, _ = torch.cuda.mem_get_info()

@@ -35,12 +35,19 @@ def fit_with_batch_size(recipe: DictConfig, batch_size: int, examples: int | Non
     with open_dict(changed):
         changed.epochs, changed.batch_size = ENDLESS, batch_size
         if examples is not None:  # the last batch of an epoch would be a smaller one
-            changed.trainer.limit_train_batches = _fewer(changed.trainer.limit_train_batches, examples // batch_size)
+            changed.trainer.limit_train_batches = batches_taken(
+                changed.trainer.limit_train_batches, examples // batch_size
+            )
     return fit(changed, [_Whole(batch_size), callback])
 
 
-def _fewer(limit: float, batches: int) -> int:
-    """Batches of an epoch, where the recipe takes only so many, or a share, of them."""
+def batches_taken(limit: float, batches: int) -> int:
+    """Batches of an epoch, where the recipe takes only so many, or a share, of them.
+
+    Args:
+        limit: Its trainer.limit_train_batches.
+        batches: That there are.
+    """
     return max(1, min(limit, batches) if isinstance(limit, int) else int(limit * batches))
 
 
