@@ -185,6 +185,22 @@ def test_where_the_seeds_do_not_differ_it_is_said_that_no_noise_is_known() -> No
     assert answer.figure().axes[0].get_xlim()[1] < 1
 
 
+def test_in_the_picture_no_words_lie_on_others() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    keys = ("label_smoothing", "warmup_fraction", "optimizer.betas", "weight_decay", "optimizer.momentum", "size.width")
+    made = {key: places(key, {0.1: 0.2, 0.2: 0.25, 0.3: 0.3}, 0.1, 3) for key in keys}
+    figure = sensitivity(made, "val/accuracy", 3, maximize=True).figure()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    bars, *curves = figure.axes
+    assert len(curves) == len(keys)
+    boxes = [axes.xaxis.label.get_window_extent(renderer) for axes in curves]
+    boxes += [figure._suptitle.get_window_extent(renderer), bars.get_legend().get_window_extent(renderer)]
+    assert not [(i, j) for i, one in enumerate(boxes) for j, two in enumerate(boxes) if i < j and one.overlaps(two)]
+    assert not any(box.overlaps(axes.get_window_extent(renderer)) for box in boxes for axes in figure.axes)
+
+
 # ---- importances from trials
 
 

@@ -36,6 +36,7 @@ def draw(objective: str, effects: Sequence[Effect]) -> Figure:
     rows = max(1, -(-len(shown) // columns))
     grid = figure.add_gridspec(1, 2, width_ratios=(2, 3))
     _bars(figure.add_subplot(grid[0, 0]), objective, effects[:BARS])
+    figure.suptitle("grey: within the noise · mean ± sd and each seed · dotted: the recipe's own value", fontsize=8)
     if shown:
         cells = grid[0, 1].subgridspec(rows, columns).subplots(squeeze=False, sharey=True).ravel()
         for index, (axes, each) in enumerate(zip(cells, shown, strict=False)):
@@ -57,10 +58,10 @@ def _bars(axes: Any, objective: str, shown: Sequence[Effect]) -> None:
             axes.plot([each.floor] * 2, [place - 0.4, place + 0.4], color=FLOOR, linewidth=3)
     axes.plot([], [], color=FLOOR, linewidth=3, label="noise floor of the seeds")
     axes.set_yticks(list(places), [each.key for each in effects], fontsize=8)
-    axes.set_xlabel(f"effect on {objective}\n(best mean - worst mean; grey: within the noise)", fontsize=8)
+    axes.set_xlabel(f"effect on {objective}: best mean - worst mean", fontsize=8)
     axes.set_ylim(-0.7, max(len(effects), 1) - 0.3)
     axes.tick_params(axis="x", labelsize=8)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 
 
 def _curve(axes: Any, each: Effect) -> None:
@@ -81,6 +82,5 @@ def _curve(axes: Any, each: Effect) -> None:
     if not ordered:
         axes.set_xticks(xs, [place.shown for place in each.places])
         axes.set_xlim(-0.5, len(xs) - 0.5)
-    axes.set_title(each.key + (" (within the noise)" if each.is_noise else ""), fontsize=9)
-    axes.set_xlabel("mean ± sd, seeds; dotted: the recipe", fontsize=7)
+    axes.set_xlabel(each.key, fontsize=8)
     axes.tick_params(labelsize=7)
