@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,25 @@ def test_the_end_of_a_run_says_what_to_try_or_nothing(recorded, finding, capsys:
             "what is wrong  The data is sorted. (90 % alike by step 20)",
             "more  python train.py diagnose run=run",
         ],
+    ]
+
+
+def test_the_end_of_a_run_is_silent_of_what_is_but_perhaps_so(recorded, finding) -> None:
+    finding(replace(TOO_FAST, certainty=0.59))
+    assert in_short(recorded()) == {}
+    assert "(perhaps)" in tunelab.diagnose(recorded()).said()
+    finding(replace(TOO_FAST, certainty=0.59), UNSHUFFLED)
+    assert in_short(recorded())["what is wrong"].startswith("The data is sorted.")
+
+
+def test_of_a_table_whose_inputs_do_not_tell_its_classes_apart_it_says_how_many_can_be_right(recorded, finding) -> None:
+    finding()
+    folder = recorded()
+    facts = {"classes": 2, "label_conflicts": 1.0, "distinct_train": 0.1, "best_accuracy": 0.774}
+    write_json(folder / "facts.json", facts)
+    assert tunelab.diagnose(folder).said().splitlines()[:2] == [
+        HEALTHY,
+        "The inputs do not tell the classes apart: at best 77 % of the training examples can be right.",
     ]
 
 

@@ -77,6 +77,10 @@ def test_rows_of_a_file_that_validate_and_train_are_counted(fit, tmp_path: Path)
     assert found["val_in_train"] == np.mean([tuple(row) in rows for row in val_inputs.tolist()]) > 0.5
     assert found["duplicate_train"] == np.mean([rows.count(row) > 1 for row in rows]) > 0.5
     assert found["label_conflicts"] == np.mean([len(of_row[row]) > 1 for row in rows]) > 0
+    assert found["distinct_train"] == len(of_row) / len(rows)
+    of_pair = Counter(zip(rows, labels.tolist(), strict=True))
+    most = {row: max(count for (other, _), count in of_pair.items() if other == row) for row in of_row}
+    assert found["best_accuracy"] == sum(most.values()) / len(rows) < 1
 
 
 def test_the_loss_of_knowing_nothing_of_a_number_is_the_variance_or_the_mean_deviation(fit) -> None:

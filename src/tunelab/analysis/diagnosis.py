@@ -8,7 +8,7 @@ from tunelab.analysis import rules_of_data as data
 from tunelab.analysis import rules_of_learning as learning
 from tunelab.analysis import rules_of_signal as signal
 from tunelab.analysis.evidence import Evidence
-from tunelab.analysis.verdict import Verdict
+from tunelab.analysis.verdict import LIKELY, Verdict
 
 __all__ = ["Verdict", "diagnose"]
 
@@ -59,9 +59,6 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 }
 """What each finding brings about. To mend the effect would be no help, and its advice may contradict the cause's."""
 
-LIKELY = 0.6
-"""Of a cause: its effects are left out. Below, they come after it."""
-
 
 def diagnose(evidence: Evidence) -> list[Verdict]:
     """What is wrong with a run.
@@ -70,7 +67,8 @@ def diagnose(evidence: Evidence) -> list[Verdict]:
         evidence: What it recorded.
 
     Returns:
-        By severity x certainty, without what a likely cause explains; none for a healthy run.
+        By severity x certainty, without what a likely cause explains (what a cause that is but perhaps there may
+        explain comes after it); none for a healthy run.
     """
     found = [(verdict, severity) for rule, severity in RULES.items() if (verdict := rule(evidence)) is not None]
     ranks = {verdict.name: severity * verdict.certainty for verdict, severity in found}

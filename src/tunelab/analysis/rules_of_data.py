@@ -7,7 +7,10 @@ from tunelab.analysis.readings import at_the_end, by_epoch, fact, knowing_nothin
 from tunelab.analysis.verdict import Verdict
 
 OVERLAP = 0.1
-"""Of the validation examples that train, too. Rows of a small table repeat by chance: of iris's one in a hundred."""
+"""Of the validation examples that train, too, beyond those that do so as training examples repeat each other."""
+
+FEW_KINDS = 0.3
+"""Different rows, of all: below it a row repeats others as its columns have few values, not as it was copied."""
 
 SORTED = 0.5
 """Of the way from shuffled to sorted that an order may be: batches then see half of what they should."""
@@ -24,18 +27,55 @@ LEARNED, NEVER_BETTER = 0.97, 0.95
 
 def val_in_train(evidence: Evidence) -> Verdict | None:
     """Validation examples that train, too: the score says what was remembered, not what was learned."""
-    overlap = fact(evidence, "val_in_train")
+    overlap, repeats = fact(evidence, "val_in_train"), fact(evidence, "duplicate_train") or 0.0
     if overlap is None or overlap < OVERLAP:
         return None
+    beyond = (overlap - repeats) / (1 - repeats) if repeats < 1 else 0.0  # a split at random gives about 0
+    if beyond < OVERLAP:
+        return _copied_before_the_split(evidence, overlap, repeats)
     return Verdict(
         "val_in_train",
         "Validation examples are training examples, too: the score does not say how well new ones are predicted.",
         f"{share(overlap)} of the {_count(evidence, 'val_examples')} validation examples have the very inputs of a "
         "training example",
-        0.7 if overlap < 0.5 else 0.98,
+        0.7 if beyond < 0.5 else 0.98,
         (),
         "Remove duplicates before the split, or leave the split to data.val_fraction.",
     )
+
+
+def _copied_before_the_split(evidence: Evidence, overlap: float, repeats: float) -> Verdict | None:
+    """Rows that repeat on both sides alike: copies if most are rare and their labels agree, else few kinds of rows."""
+    if kinds(evidence) < FEW_KINDS or (fact(evidence, "label_conflicts") or 0.0) >= OVERLAP:
+        return None
+    return Verdict(
+        "val_in_train",
+        "Rows stand in the table more than once, on both sides of the split: if they are copies, the score does not "
+        "say how well new examples are predicted.",
+        f"{share(overlap)} of the {_count(evidence, 'val_examples')} validation examples and {share(repeats)} of the "
+        f"training examples have the very inputs of another training example",
+        0.5,
+        (),
+        "If they are copies, remove them before the split; if their columns have but few values, all is well.",
+    )
+
+
+def kinds(evidence: Evidence) -> float:
+    """The share of different rows among the training examples; at least that where the run has not noted it."""
+    noted = fact(evidence, "distinct_train")
+    return 1 - (fact(evidence, "duplicate_train") or 0.0) if noted is None else noted
+
+
+def ceiling(evidence: Evidence) -> str:
+    """A sentence on a table of few kinds of rows that do not tell the classes apart; else empty.
+
+    That is how such data are, and no fault.
+    """
+    conflicts, best = fact(evidence, "label_conflicts"), fact(evidence, "best_accuracy")
+    if not evidence.facts.get("classes") or conflicts is None or conflicts < OVERLAP or kinds(evidence) >= FEW_KINDS:
+        return ""
+    said = "The inputs do not tell the classes apart"
+    return f"{said}." if best is None else f"{said}: at best {share(best)} of the training examples can be right."
 
 
 def data_not_shuffled(evidence: Evidence) -> Verdict | None:
@@ -103,9 +143,9 @@ def labels_random(evidence: Evidence) -> Verdict | None:
 
 
 def labels_in_conflict(evidence: Evidence) -> Verdict | None:
-    """The same inputs under different labels: a part of the loss that no model can take away."""
+    """The same inputs under different labels, where the same inputs are rare: in a table of few kinds that is usual."""
     conflicts = fact(evidence, "label_conflicts")
-    if conflicts is None or conflicts < OVERLAP or not evidence.facts.get("classes"):
+    if conflicts is None or conflicts < OVERLAP or not evidence.facts.get("classes") or ceiling(evidence):
         return None
     return Verdict(
         "labels_in_conflict",

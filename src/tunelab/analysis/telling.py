@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.analysis.evidence import Evidence, read
-from tunelab.analysis.verdict import Verdict
+from tunelab.analysis.rules_of_data import ceiling
+from tunelab.analysis.verdict import LIKELY, Verdict
 from tunelab.errors import as_typed, counted, training
 
 log = logging.getLogger("tunelab")
@@ -30,8 +31,9 @@ def told(verdicts: Sequence[Verdict], evidence: Evidence, command: Command) -> s
         evidence: What they were found in.
         command: What to type for the run with other overrides, as `RunFolder.command`.
     """
+    last = [*([limit] if (limit := ceiling(evidence)) else []), f"Looked at {looked_at(evidence)}."]
     if not verdicts:
-        return f"{HEALTHY}\nLooked at {looked_at(evidence)}."
+        return "\n".join([HEALTHY, *last])
     said = []
     for place, verdict in enumerate(verdicts, 1):
         mark = f"{place}. " if len(verdicts) > 1 else ""
@@ -41,7 +43,7 @@ def told(verdicts: Sequence[Verdict], evidence: Evidence, command: Command) -> s
         if verdict.advice:
             lines.append(f"{'or' if verdict.overrides else 'try':9} {verdict.advice}")
         said.append("\n   ".join(lines))
-    return "\n".join([*said, f"Looked at {looked_at(evidence)}."])
+    return "\n".join([*said, *last])
 
 
 def looked_at(evidence: Evidence) -> str:
@@ -86,6 +88,8 @@ def rows(verdicts: Sequence[Verdict], command: Command) -> list[dict[str, Any]]:
 def in_short(folder: Path) -> dict[str, str]:
     """What the end of a run says of it, by what each line is; nothing of a healthy run, or of one to debug.
 
+    Nor what is but perhaps so: that is for who asks.
+
     A run never fails for it: what goes wrong here is a line of the log.
 
     Args:
@@ -99,7 +103,7 @@ def in_short(folder: Path) -> dict[str, str]:
             return {}
         if evidence.result.get("status") == "diverged":
             return {"more": more(folder)}  # what it was and what to try has been said
-        verdicts = diagnose(evidence)
+        verdicts = [verdict for verdict in diagnose(evidence) if verdict.certainty >= LIKELY]
         if not verdicts:
             return {}
         first = verdicts[0]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LIKELY = 0.6
+"""Of a certainty: below it a finding is but perhaps so."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -28,4 +31,4 @@ class Verdict:
     @property
     def certainty_in_words(self) -> str:
         """Sure, likely or perhaps."""
-        return "sure" if self.certainty >= 0.9 else "likely" if self.certainty >= 0.6 else "perhaps"
+        return "sure" if self.certainty >= 0.9 else "likely" if self.certainty >= LIKELY else "perhaps"

@@ -136,7 +136,7 @@ def of_data(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
         "class_counts": list(getattr(spec, "class_counts", ())) or None,
         "input_values": math.prod(spec.input_shape) if spec is not None else None,
         **dict.fromkeys(("majority_share", "chance_loss", "label_runs")),
-        **dict.fromkeys(("val_in_train", "duplicate_train", "label_conflicts")),
+        **dict.fromkeys(("val_in_train", "duplicate_train", "distinct_train", "label_conflicts", "best_accuracy")),
     }
     if isinstance(parts, dict) and {"train", "val"} <= parts.keys():
         (inputs, targets), (val_inputs, _) = parts["train"], parts["val"]
@@ -224,7 +224,9 @@ def in_common(inputs: Tensor, val_inputs: Tensor, targets: NDArray[Any]) -> dict
 
     Returns:
         `val_in_train`: the share of the validation examples that train, too. `duplicate_train`: of the training
-        examples that are there more than once. `label_conflicts`: of those that are there with another target, too.
+        examples that are there more than once. `distinct_train`: of different ones. `label_conflicts`: of those that
+        are there with another target, too. `best_accuracy`: of those that have the most frequent target of their like,
+        which no prediction from the inputs surpasses.
     """
     if max(inputs.nbytes, val_inputs.nbytes) > MOST_BYTES:
         return {}
@@ -235,10 +237,15 @@ def in_common(inputs: Tensor, val_inputs: Tensor, targets: NDArray[Any]) -> dict
     first[group] = kinds  # of each group some member's; the group is at odds if any other differs from it
     at_odds = np.zeros(len(sizes), dtype=bool)
     at_odds[group[kinds != first[group]]] = True
+    _, pair, times = np.unique(group * len(np.unique(kinds)) + kinds, return_index=True, return_counts=True)
+    most = np.zeros(len(sizes), dtype=np.int64)
+    np.maximum.at(most, group[pair], times)
     return {
         "val_in_train": float(np.isin(val, train).mean()) if len(val) else None,
         "duplicate_train": float((sizes[group] > 1).mean()),
+        "distinct_train": len(sizes) / len(train),
         "label_conflicts": float(at_odds[group].mean()),
+        "best_accuracy": float(most.sum() / len(train)),
     }
 
 
