@@ -14,7 +14,13 @@ import pytest
 from tunelab.analysis import readings
 from tunelab.analysis.diagnosis import EXPLAINS, RULES, Verdict, diagnose
 from tunelab.analysis.evidence import Curve, Evidence, read
-from tunelab.analysis.rules_of_data import data_not_shuffled, labels_in_conflict, labels_random, too_few_examples
+from tunelab.analysis.rules_of_data import (
+    ceiling,
+    data_not_shuffled,
+    labels_in_conflict,
+    labels_random,
+    too_few_examples,
+)
 from tunelab.analysis.rules_of_data import val_in_train as overlap
 from tunelab.analysis.rules_of_learning import (
     diverged,
@@ -172,7 +178,7 @@ THRESHOLDS: list[tuple[Callable[[Evidence], Verdict | None], Evidence, Evidence]
             for high in (0.099, 0.101)
         ),
     ),
-    (nothing_learned, *(healthy(train=[left * NOTHING] * 20) for left in (0.79, 0.81))),
+    (nothing_learned, *(healthy(train=[left * NOTHING] * 20) for left in (0.94, 0.96))),
     (overfit, *(healthy(val=falling(0.05)[:10] + [0.066 + r * NOTHING] * 10) for r in (0.09, 0.12))),
     (
         too_many_epochs,
@@ -429,6 +435,59 @@ def test_a_layer_that_was_freed_later_does_not_stand_still() -> None:
     freed = [0.0] * 5 + [5e-3] * 15
     assert layer_stands_still(healthy(noted, update_ratio=[freed, 5e-3, 5e-3])) is None
     assert verdict(layer_stands_still(healthy(noted, update_ratio=[0.0, 5e-3, 5e-3]))).certainty_in_words == "sure"
+
+
+def test_rows_that_repeat_by_chance_on_both_sides_of_the_split_are_no_leak() -> None:
+    # 60 kinds of rows: of 800 training examples every one has its like, and so has every validation example
+    chance = {"val_in_train": 1.0, "duplicate_train": 1.0, "distinct_train": 60 / 800}
+    noisy = {**chance, "label_conflicts": 1.0, "best_accuracy": 0.77}
+    for facts in (chance, noisy, {**chance, "val_in_train": 0.55, "duplicate_train": 0.52, "distinct_train": 0.25}):
+        assert diagnose(healthy(facts)) == []
+    assert ceiling(healthy(noisy)) == (
+        "The inputs do not tell the classes apart: at best 77 % of the training examples can be right."
+    )
+    assert ceiling(healthy(chance)) == ""
+    old = {name: value for name, value in noisy.items() if name not in ("distinct_train", "best_accuracy")}
+    assert diagnose(healthy(old)) == []
+    assert ceiling(healthy(old)) == "The inputs do not tell the classes apart."
+
+
+def test_what_validation_shares_with_training_counts_beyond_what_training_shares_with_itself() -> None:
+    # (v - d) / (1 - d): 0.55 and 0.5 give a tenth
+    facts = {"duplicate_train": 0.5, "distinct_train": 0.2}
+    assert overlap(healthy({**facts, "val_in_train": 0.54})) is None
+    assert verdict(overlap(healthy({**facts, "val_in_train": 0.56}))).certainty_in_words == "likely"
+    assert verdict(overlap(healthy({**facts, "val_in_train": 0.76}))).certainty_in_words == "sure"
+
+
+def test_a_table_that_was_copied_before_the_split_is_perhaps_a_leak() -> None:
+    twice = {"val_in_train": 0.8, "duplicate_train": 0.8, "distinct_train": 0.6}
+    found = verdict(overlap(healthy(twice)))
+    assert found.certainty_in_words == "perhaps"
+    assert found.finding.startswith("Rows stand in the table more than once, on both sides of the split")
+    assert overlap(healthy({**twice, "label_conflicts": 0.3})) is None  # copies agree
+
+
+def test_twins_with_other_labels_are_wrong_only_where_twins_are_rare() -> None:
+    rare = {"label_conflicts": 0.2, "duplicate_train": 0.2, "distinct_train": 0.9}
+    assert verdict(labels_in_conflict(healthy(rare))).certainty_in_words == "sure"
+    assert ceiling(healthy(rare)) == ""
+    assert labels_in_conflict(healthy({**rare, "duplicate_train": 1.0, "distinct_train": 0.1})) is None
+
+
+def test_high_losses_alone_do_not_say_that_a_model_is_too_small() -> None:
+    floor: dict[str, Any] = {"train": [0.5 * NOTHING] * 20, "val": [0.5 * NOTHING] * 20}
+    said = {}
+    for width in (3, 8, 12):
+        facts = {"parameters": 161, "input_values": 12, "classes": None}
+        said[width] = model_too_small(healthy(facts, **floor, recipe={"size": {"width": width, "depth": 1}}))
+    assert said[12] is None
+    assert verdict(said[8]).certainty < 0.6
+    assert verdict(said[8]).finding.endswith("either the model is too small, or the inputs do not tell more.")
+    assert verdict(said[3]).certainty_in_words == "likely"
+    of_many = {"parameters": 161, "input_values": 2}
+    widths = [healthy(of_many, **floor, recipe={"size": {"width": width, "depth": 1}}) for width in (8, 9)]
+    assert [model_too_small(of) is None for of in widths] == [False, True]  # ten classes
 
 
 @pytest.mark.slow
