@@ -57,6 +57,13 @@ FRESH: dict[str, tuple[str, ...]] = {
 }
 """Bases made when the cases kept aside had been looked at and had mended thresholds: nothing was chosen on these."""
 
+NOISY: dict[str, tuple[str, ...]] = {
+    "categories": ("epochs=30",),
+    "noisy-line": ("epochs=60",),
+    "noisy-classes": ("epochs=40",),
+}
+"""Healthy runs that have learned what their inputs tell, which is but a part: what a small model takes is no fault."""
+
 SGD = "digits-sgd"
 
 
@@ -232,6 +239,12 @@ def fresh_cases() -> list[Case]:
     return [*faulty, *(Case("healthy", base, overrides, ()) for base, overrides in FRESH.items())]
 
 
+def noise_cases() -> list[Case]:
+    """Healthy runs at the noise of their data."""
+    words = ("data=csv", "model=mlp", "size=tiny", "lr=3e-3")
+    return [Case("healthy", base, (*words, *also), (), table="noise") for base, also in NOISY.items()]
+
+
 def aside(of: list[Case]) -> set[str]:
     """The names of a third of the cases of each fault, to be kept aside while thresholds are chosen: by their hash."""
     chosen: set[str] = set()
@@ -254,7 +267,10 @@ def command(case: Case, seed: int, folder: Path) -> list[str]:
     overrides = [*case.overrides, f"seed={seed}", *LEAN, *QUIET]
     if case.table is not None:
         path = folder / f"{case.name}-{seed}.csv"
-        parts = write_table(path, case.base, case.table, seed)
+        parts = case.table != "noise" and write_table(path, case.base, case.table, seed)
+        if case.table == "noise":
+            write_noise(path, case.base, seed)
+            overrides += ["task=regression", "loss=mse", "objective=val/loss"] if case.base == "noisy-line" else []
         overrides += [f"data.path='{path}'", "data.target=label", *(["data.split_column=part"] if parts else [])]
     return overrides
 
@@ -293,6 +309,36 @@ def write_table(path: Path, base: str, fault: str, seed: int) -> bool:
         for index, (row, label) in enumerate(zip(inputs.tolist(), labels.tolist(), strict=True)):
             writer.writerow([*row, f"class{label}", *(parts[index : index + 1])])
     return bool(parts)
+
+
+def write_noise(path: Path, base: str, seed: int) -> None:
+    """Writes rows whose labels their inputs tell but in part.
+
+    Args:
+        path: Of the csv file.
+        base: categories (1000 rows of three columns of a few words, a label with a chance of each row's own),
+            noisy-line (1000 rows, half of the variance is noise) or noisy-classes (2000 rows, a label drawn with the
+            chance of a logistic model).
+        seed: Of what is drawn.
+    """
+    rng = np.random.default_rng(seed)
+    if base == "categories":
+        codes = np.stack([rng.integers(0, count, 1000) for count in (4, 3, 5)], axis=1)
+        chance = 1 / (1 + np.exp(-sum(rng.normal(0, 1, 5)[column] for column in codes.T)))
+        labels = [f"class{int(drawn)}" for drawn in rng.random(1000) < chance]
+        rows = [[f"{letter}{code}" for letter, code in zip("uvw", row, strict=True)] for row in codes.tolist()]
+    else:
+        count, width = (1000, 4) if base == "noisy-line" else (2000, 8)
+        inputs = rng.normal(size=(count, width))
+        told = inputs @ rng.normal(size=width) / np.sqrt(width)
+        drawn = rng.random(count) < 1 / (1 + np.exp(-2 * told))
+        noisy = told + rng.normal(0, told.std(), count)
+        labels = noisy.tolist() if base == "noisy-line" else [f"class{int(one)}" for one in drawn]
+        rows = inputs.tolist()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*(f"x{i}" for i in range(len(rows[0]))), "label"])
+        writer.writerows([*row, label] for row, label in zip(rows, labels, strict=True))
 
 
 def _sorted(inputs: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
