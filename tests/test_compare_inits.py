@@ -18,9 +18,11 @@ from test_command import refused, typed
 from torch import nn
 
 import tunelab
+from tunelab.composing import composed
 from tunelab.errors import ConfigError
 from tunelab.inits import kaiming_normal, xavier_normal
 from tunelab.models import MLP
+from tunelab.tools import compare_inits
 from tunelab.tuning.fits import loss_of
 from tunelab.tuning.init_fits import Combination, measure
 from tunelab.tuning.inits import Comparison, noise
@@ -233,6 +235,16 @@ def test_no_fit_stops_early_and_none_is_validated(
     assert [len(losses) for losses in found.losses] == [3, 3]
     assert validated == []
     assert found.first_seed == 7
+
+
+def test_a_patience_longer_than_these_few_epochs_is_no_mistake() -> None:
+    words = ("regularization=[early_stopping,dropout]", "scheduler=plateau", "epochs=3")
+    compare_inits.check(composed(*TINY, *words, config_name="compare_inits").cfg, ["epochs"])
+    with pytest.raises(ConfigError, match=r"`regularization\.early_stopping\.patience` must be"):
+        compare_inits.check(
+            composed(*TINY, *words, "regularization.early_stopping.patience=-1", config_name="compare_inits").cfg,
+            ["regularization.early_stopping.patience"],
+        )
 
 
 def test_the_train_loss_does_not_depend_on_how_batches_accumulate(compose: Callable[..., DictConfig]) -> None:

@@ -24,7 +24,17 @@ class Numbers(instrument.Numbers):
 
 
 def check(cfg: DictConfig, user_keys: Iterable[str]) -> None:
-    instrument.check(cfg, user_keys, Numbers, _list_mistakes)
+    instrument.check(_without_patience(cfg), user_keys, Numbers, _list_mistakes)
+
+
+def _without_patience(cfg: DictConfig) -> DictConfig:
+    """A copy to check, in which no patience is longer than these few epochs: nothing here waits for a validation."""
+    checked = cfg.copy()
+    parts = (checked.get("scheduler"), *(checked.get("regularization") or {}).values())
+    for part in parts:
+        if isinstance(part, DictConfig) and isinstance(part.get("patience"), int) and part.patience > 1:
+            part.patience = 1
+    return checked
 
 
 def _list_mistakes(cfg: DictConfig, _: Sequence[str]) -> Iterator[str]:
@@ -66,7 +76,7 @@ def measure(cfg: DictConfig, asked: instrument.Asked) -> instrument.Answer:
         # the keys of an option that was typed belong to it alone
         kept = [o for o in asked.overrides if not _sets(o, changed)]
         variant, _ = instrument.take(asked.variant([*kept, *(f"{k}={v}" for k, v in changed.items())]), Numbers)
-        validate(variant)
+        validate(_without_patience(variant))
         recipes.append((name, other, variant))
     return compare(recipes, own.seeds, (init, activation, depth), asked.overrides, list(Numbers.model_fields))
 

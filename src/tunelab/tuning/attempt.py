@@ -28,14 +28,8 @@ SLACK = 2**28
 
 NOT_ENOUGH = (
     *("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory"),
-    *(
-        "could not create a memory",
-        "could not create a primitive",
-        "alloc_failed",
-        "can't start new thread",
-        "memoryerror",
-    ),
-    "thread creation failed",
+    *("could not create a memory", "could not create a primitive", "alloc_failed", "memoryerror"),
+    *("can't start new thread", "thread creation failed"),
 )
 """What libraries say, in lower case, where an allocation failed."""
 
