@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tunelab.analysis.evidence import Evidence
 from tunelab.analysis.readings import at_the_end, by_epoch, fact, knowing_nothing, number, share
 from tunelab.analysis.verdict import Verdict
@@ -30,8 +32,9 @@ def val_in_train(evidence: Evidence) -> Verdict | None:
     overlap, repeats = fact(evidence, "val_in_train"), fact(evidence, "duplicate_train") or 0.0
     if overlap is None or overlap < OVERLAP:
         return None
-    beyond = (overlap - repeats) / (1 - repeats) if repeats < 1 else 0.0  # a split at random gives about 0
-    if beyond < OVERLAP:
+    beyond = overlap - repeats  # a split at random gives 0, within a few standard errors
+    error = math.sqrt(repeats * (1 - repeats) / max(1.0, fact(evidence, "val_examples") or 1.0))
+    if beyond < max(OVERLAP, 3 * error):
         return _copied_before_the_split(evidence, overlap, repeats)
     return Verdict(
         "val_in_train",

@@ -92,7 +92,8 @@ def diverged(evidence: Evidence) -> Verdict | None:
         " ".join(line.strip() for line in said if not line.startswith((*REMEDY, TO_TYPE))),
         0.98,
         (lr[1],) if lr else () if tried else times_lr(evidence, 0.1),
-        " ".join(tried) or "Take smaller steps: a lower lr, a warm-up, or clipping.",
+        re.sub(r"^Try lr=[^ ]+(?:, | or )", "Try ", " ".join(tried))
+        or "Take smaller steps: a lower lr, a warm-up, or clipping.",
     )
 
 
