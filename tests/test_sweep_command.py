@@ -70,7 +70,7 @@ VARIED = "lr=1e-3,1e-2"
             (VARIED, "sweep=tpe", "sweep.sampler._target_=os.system"),
             1,
             "`sweep.sampler._target_` must be a class of tunelab.sweep.samplers or tunelab.sweep.evolution or "
-            "optuna.samplers, got os.system.",
+            "tunelab.sweep.probes or optuna.samplers, got os.system.",
         ),
         (
             (VARIED, "sweep=tpe", "sweep.sampler._target_=optuna.samplers.CmaEsSampler"),

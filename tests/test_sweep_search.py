@@ -23,7 +23,7 @@ from tunelab.sweep.worker import Ended, Job
 
 def search_in(folder: Path) -> tuple[Search, list[tuple[int, TrialState]]]:
     """A search without workers, and how its trials end."""
-    planned: Any = SimpleNamespace(folder=folder)
+    planned: Any = SimpleNamespace(folder=folder, is_sensitivity=False)
     told: Any = SimpleNamespace(signals=[])
     search, ended = Search(planned, "python train.py -m lr=1,2", told), []
     checkout.seen()  # the question to git has ended
