@@ -282,6 +282,7 @@ def test_a_knob_that_some_trials_have_counts_by_their_part(gap: float, slope: fl
     assert shares == pytest.approx(parts / parts.sum(), abs=0.06)
     assert sum(shares) == pytest.approx(1.0)  # they are independent
     assert [key for key in answer.fanova if not answer.fanova[key].is_noise] == real
+    assert all(0 <= m.value <= 1 and m.floor <= 1 for each in (answer.fanova, answer.ped) for m in each.values())
     assert "counts by the part of the trials that have it" in answer.said()
     assert "believe none" not in answer.said()
 

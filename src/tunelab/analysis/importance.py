@@ -191,7 +191,7 @@ def _ped(search: Finished, keys: list[str], shuffles: int, advance: Advance) -> 
             for place, value in zip(there, _shuffled([search.trials[p] for p in there], key, rng), strict=True):
                 params[place][key] = value
         for key, value in _divergences(search, params, keys).items():
-            by_chance[key].append(value / total)
+            by_chance[key].append(value / (total - found[key] + value or 1.0))  # had it done this, all else as it is
         advance("shuffled for PED-ANOVA")
     return {key: Measure(found[key] / total, max(LEAST_SHARE, *by_chance[key])) for key in keys}
 
