@@ -101,10 +101,17 @@ def test_each_argument_that_is_no_override_has_its_own_sentence() -> None:
 
 
 def test_the_page_of_a_script_lists_its_own_dials(loader: ConfigLoader) -> None:
-    page = help_page.help_text(loader, "evaluate", ["part=val"], "evaluate", {})
-    lines = [line.split() for line in page.splitlines()]
-    assert ["run", "null"] in lines
-    assert ["part", "val"] in lines
+    page = help_page.of_tool(loader, "evaluate", ["part=val"], "tunelab evaluate", "Score it again: run=<folder>")
+    assert page.splitlines() == [
+        "Score it again.",
+        "",
+        "  tunelab evaluate run=<folder>",
+        "",
+        "Keys of this tool (value now)",
+        "  run         null  a run's folder",
+        "  checkpoint  best  or last, or previous: the one before the last",
+        "  part        val   or val: of which examples",
+    ]
 
 
 def test_options_of_the_users_own_folder_stand_beside_ours(tmp_path: Path) -> None:

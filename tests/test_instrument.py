@@ -131,6 +131,15 @@ def test_a_tool_is_no_search(tmp_path: Path) -> None:
     assert text.startswith("`-m` must be left out: show_schedule is asked of one recipe.")
 
 
+def test_several_values_are_told_where_they_go(tmp_path: Path) -> None:
+    text = refused(typed(tmp_path, "activation=relu,tanh", "seed=1,2", script="scripts/compare_inits.py"), 2)
+    assert text.splitlines() == [
+        "`activation=relu,tanh` must have one value: compare_inits is asked of one recipe. "
+        "Try 'activations=[relu,tanh]'.",
+        "`seed=1,2` must have one value: compare_inits is asked of one recipe. Ask of each by itself.",
+    ]
+
+
 def test_a_measurement_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
     text = refused(typed(tmp_path, *TINY, "batch_size=1000", script=SCRIPT), 1)
     assert "`batch_size` must be at most the 120 training examples, got 1000" in text

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tunelab.errors import ConfigError, RunFailed, as_typed, program
-from tunelab.folder import CHECKPOINTS
+from tunelab.folder import CHECKPOINTS, no_room
 
 END_RECORD = b"PK\x05\x06"
 """How the last 22 bytes of a zip archive without a comment begin; the last two are the length of the comment."""
@@ -31,7 +31,6 @@ ENTRIES = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loop
 OF_OUR_TASKS = {"data_spec", "scored_weights", "unwritten"}
 """What they add; a task of the user's own may be without."""
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NEARLY_FULL_BYTES = 2**30
 REMEDIES = {
     errno.EFBIG: "Raise what the system allows for a file (ulimit -f)",
@@ -116,22 +115,18 @@ def disk_full_in_words(folder: Path) -> Iterator[None]:
     shown = threading.excepthook
 
     def show(args: threading.ExceptHookArgs) -> None:
-        if not _no_room(args.exc_value):  # TensorBoard's thread hands it on to whoever writes next
+        if not no_room(args.exc_value):  # TensorBoard's thread hands it on to whoever writes next
             shown(args)
 
     threading.excepthook = show
     try:
         yield
     except OSError as error:
-        if not _no_room(error):
+        if not no_room(error):
             raise
         raise RunFailed(not_written(folder, error)) from error
     finally:
         threading.excepthook = shown
-
-
-def _no_room(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def not_written(folder: Path, error: Exception, file: Path | None = None) -> str:

@@ -32,8 +32,8 @@ from yaml import YAMLError
 from tunelab import catalogue, conf_folder, help_page, instrument, multirun, own_code, project, tools
 from tunelab.composing import compose, initialize, loader
 from tunelab.config import recipe_of, validate
-from tunelab.errors import ConfigError, Terminated, did_you_mean, exit_code, program
-from tunelab.folder import RunFolder, claim
+from tunelab.errors import ConfigError, RunFailed, Terminated, did_you_mean, exit_code, program
+from tunelab.folder import RunFolder, claim, no_room
 from tunelab.job import COMMAND_VARIABLE, train_job
 from tunelab.overrides import (
     CommandLineError,
@@ -46,6 +46,8 @@ from tunelab.overrides import (
 from tunelab.whitelist import whitelist
 
 log = logging.getLogger("tunelab")
+
+NO_ANSWER = "Interrupted: it has no answer yet, and leaves nothing."
 
 Job = Callable[[DictConfig], Any]
 Check = Callable[[DictConfig, list[str]], None]
@@ -106,6 +108,8 @@ def main(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice
         if not {"-m", "--multirun"}.isdisjoint(sys.argv):  # before its search has begun, or in one of a launcher's
             print(f"Interrupted. To go on: {os.environ[COMMAND_VARIABLE]}", file=sys.stderr)
+        elif tool is not None:
+            print(NO_ANSWER, file=sys.stderr)
         sys.exit(exit_code(stop))
     finally:
         gc.enable()
@@ -154,13 +158,19 @@ def _in_words(job: Job) -> Job:
         try:
             return job(cfg)
         except SystemExit as stop:  # a mistake that the job has said; perhaps it has closed its log
+            if stop.code in (130, 143) and job is not train_job:  # in a fit, where a training says what is left
+                print(NO_ANSWER, file=sys.stderr)
             if isinstance(stop.__context__, ConfigError):
                 _show_origin(stop.__context__)
             raise
-        except ConfigError as error:
+        except (ConfigError, RunFailed) as error:
             print(error, file=sys.stderr)
             _show_origin(error)
         except Exception as error:
+            if isinstance(error, OSError) and no_room(error):
+                what = error.filename or "on this disk"
+                print(f"There is no room to write {what}. Make room, and type it again.", file=sys.stderr)
+                sys.exit(1)
             own = own_code.own_traceback(error)
             if not own or "HYDRA_FULL_ERROR" in os.environ:
                 raise
@@ -170,7 +180,7 @@ def _in_words(job: Job) -> Job:
     return run
 
 
-def _show_origin(mistake: ConfigError) -> None:
+def _show_origin(mistake: Exception) -> None:
     """Where in the user's own code a mistake came from, if it did."""
     if own := own_code.own_traceback(mistake.__cause__):
         print(f"It came from here:\n{own}", file=sys.stderr)
@@ -206,7 +216,7 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, tool: s
         overrides = _typed_overrides(name, flags.overrides)
         if not flags.help:
             if not flags.multirun:
-                multirun.refuse_sweeps(overrides)
+                multirun.refuse_sweeps(overrides, tool, instrument.lists(tools.load(tool)) if tool else [])
             multirun.refuse_misplaced(overrides, flags.multirun)
         added = recorded_overrides(overrides, flags.multirun)
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
@@ -214,7 +224,11 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, tool: s
             with contextlib.suppress(
                 HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError
             ):  # said below
-                print(help_page.help_text(loader(), name, arguments, command, {} if tool else tools.described()))
+                tools_known = tools.described()
+                if tool:
+                    print(help_page.of_tool(loader(), name, arguments, command, tools_known[tool]))
+                else:
+                    print(help_page.of_training(loader(), name, arguments, command, tools_known))
                 sys.exit()
         cfg = compose(name, arguments, overrides)
         HydraConfig.instance().set_config(cfg)

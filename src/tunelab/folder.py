@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -129,6 +130,11 @@ def _locked(path: Path, key: str) -> TextIO | None:
             file.close()
             return None
         file.close()
+
+
+def no_room(error: BaseException | None) -> bool:
+    """Whether the disk, the quota or what the system allows for a file is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def unwritable(path: Path, error: OSError) -> str:

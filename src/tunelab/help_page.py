@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from tunelab import catalogue, conf_folder
 from tunelab.config import MEMBER_GROUPS, OF_A_SEARCH, plain
-from tunelab.errors import show
+from tunelab.errors import show, training
 from tunelab.schema import Recipe
 
 
@@ -31,7 +31,7 @@ def _how_to_search(raw: dict[str, Any], command: str) -> Iterator[str]:
         yield f"  sweep.{key:<{width}}  {value:<{wide}}  {said.get(key, '')}".rstrip()
 
 
-def help_text(
+def of_training(
     loader: ConfigLoader, config_name: str, arguments: list[str], command: str, tools: Mapping[str, str]
 ) -> str:
     """The catalogue as a page: how to call, the groups with their options, the dials with their values.
@@ -41,7 +41,7 @@ def help_text(
         config_name: The primary config.
         arguments: The overrides of the command line; what they choose is marked.
         command: What begins the command line.
-        tools: What each tool is for; none where the page is one's own.
+        tools: What each tool is for.
 
     Raises:
         HydraException: If they do not compose.
@@ -53,38 +53,55 @@ def help_text(
     known = {group: options for group, options in catalogue.groups(loader).items() if not group.startswith("hydra")}
     # a group of the user's own that the recipe has no line for is added by a plus
     in_recipe = {*cfg.hydra.runtime.choices, *MEMBER_GROUPS}
-    named = {group: group if group in in_recipe else f"+{group}" for group in known}
-    shown = {named[group]: options for group, options in known.items()} if "optimizer" in raw else {}
-    how = "[group=option …] [key=value …]      for example: optimizer=adamw lr=3e-4" if shown else "key=value …"
-    lines = [f"{command} {how}", ""]
-    if shown:
-        width = max(map(len, shown))
-        lines.append("Groups and their options (* is chosen now; several in brackets: callbacks=[checkpoint,lr])")
-        for group, options in shown.items():
-            marked = "  ".join(f"{option}*" if f"{group.lstrip('+')}/{option}" in now else option for option in options)
-            lines.append(f"  {group:<{width}}  {marked}")
-        lines.append("")
-    own = {
-        key: value for key, value in raw.items() if shown and not tools and key not in (*Recipe.model_fields, "hydra")
-    }
-    own = {key: value for key, value in own.items() if key not in OF_A_SEARCH}
-    apart = own.keys() | known.keys()
-    dials = {key: value for key, value in raw.items() if not isinstance(value, (dict, list)) and key not in apart}
-    width = max((len(key) for key in (*own, *dials)), default=0)
-    for title, keys in (("Keys of this tool (value now)", own), ("Dials (value now)", dials)):
-        if keys:
-            lines.append(title)
-            lines.extend(f"  {key:<{width}}  {show(value)}" for key, value in keys.items())
-    if not shown:
-        lines[0] = f"{command} " + " ".join(f"{key}=…" for key in dials)
-        return "\n".join(lines)
+    shown = {group if group in in_recipe else f"+{group}": options for group, options in known.items()}
+    lines = [f"{command} [group=option …] [key=value …]      for example: optimizer=adamw lr=3e-4", ""]
+    width = max(map(len, shown))
+    lines.append("Groups and their options (* is chosen now; several in brackets: callbacks=[checkpoint,lr])")
+    for group, options in shown.items():
+        marked = "  ".join(f"{option}*" if f"{group.lstrip('+')}/{option}" in now else option for option in options)
+        lines.append(f"  {group:<{width}}  {marked}")
+    dials = {key: value for key, value in raw.items() if not isinstance(value, (dict, list)) and key not in known}
+    width = max((len(key) for key in dials), default=0)
+    lines += ["", "Dials (value now)", *(f"  {key:<{width}}  {show(value)}" for key, value in dials.items())]
+    width = max(map(len, tools))
     lines += [
         "",
         "Keys of a part: size.width=96, optimizer.betas=[0.9,0.98]; `--cfg job` prints the whole recipe.",
         "Hydra's own flags: --hydra-help.",
+        "",
+        *_how_to_search(raw, command),
+        "",
+        "Tools (a tool's own --help explains its keys)",
+        *(f"  {command} {tool:<{width}}  {what}" for tool, what in tools.items()),
     ]
-    if tools:
-        width = max(map(len, tools))
-        lines += ["", *_how_to_search(raw, command), "", "Tools (a tool's own --help lists its keys)"]
-        lines += [f"  {command} {tool:<{width}}  {what}" for tool, what in tools.items()]
+    return "\n".join(lines)
+
+
+def of_tool(loader: ConfigLoader, tool: str, arguments: list[str], command: str, what: str) -> str:
+    """A tool as a page: what it is for, examples, its own keys with what they mean.
+
+    Args:
+        loader: Hydra's config loader.
+        tool: Its name, which is that of its config.
+        arguments: The overrides of the command line.
+        command: What begins the command line.
+        what: It is for.
+
+    Raises:
+        HydraException: If they do not compose.
+    """
+    raw = plain(loader.load_configuration(tool, arguments, RunMode.RUN), resolve=False)
+    text = (conf_folder() / f"{tool}.yaml").read_text(encoding="utf-8")
+    examples = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# python ")]
+    meant = dict(re.findall(r"^(\w+): .*?# (.*)$", text, re.MULTILINE))
+    of_a_recipe = {"hydra", *OF_A_SEARCH, *Recipe.model_fields} if "optimizer" in raw else {"hydra"}
+    keys = {key: show(value) for key, value in raw.items() if key not in of_a_recipe}
+    width, wide = (max(map(len, words), default=0) for words in (keys, keys.values()))
+    lines = [what.rpartition(": ")[0] + ".", ""]
+    lines += [f"  {command}{example.partition('.py')[2]}" for example in examples]
+    if keys:
+        lines += ["", "Keys of this tool (value now)"]
+        lines += [f"  {key:<{width}}  {value:<{wide}}  {meant.get(key, '')}".rstrip() for key, value in keys.items()]
+    if "optimizer" in raw:
+        lines += ["", f"All of the recipe can be typed too: optimizer=sgd, size.width=96, … ({training()} --help)"]
     return "\n".join(lines)

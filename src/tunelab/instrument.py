@@ -184,6 +184,12 @@ def check(cfg: DictConfig, user_keys: Iterable[str], kind: type[Numbers], furthe
 OF_RUNS = ("repeat", "resume", "find_lr")
 
 
+def lists(tool: ModuleType) -> list[str]:
+    """The keys of a tool that take several values, such as activations=[relu,tanh]."""
+    own = getattr(tool, "Numbers", Numbers).model_fields
+    return [key for key, field in own.items() if "list[" in str(field.annotation)]
+
+
 def options(group: str) -> list[str]:
     """What there is to choose in a group, the user's own too; for a tool's `check`.
 

@@ -19,14 +19,25 @@ from tunelab.schema import Search
 OURS = "hydra_plugins.tunelab_sweeper.TunelabSweeper"
 
 
-def refuse_sweeps(overrides: list[Override]) -> None:
+def refuse_sweeps(overrides: list[Override], tool: str | None, lists: Collection[str]) -> None:
     """Refuses several values of a key in a single run.
+
+    Args:
+        overrides: The parsed command line.
+        tool: That it is for, which is asked of one recipe; None for training.
+        lists: The keys of the tool that take several values or options.
 
     Raises:
         CommandLineError: With a sentence for each, which says what brackets do where a group takes several.
     """
     mistakes = []
     for override in (o for o in overrides if o.is_sweep_override()):
+        if tool is not None:
+            several = f"{override.key_or_group}s"
+            values = ",".join(catalogue.chosen(override)) if override.is_discrete_sweep() else ""
+            remedy = f" Try '{several}=[{values}]'." if several in lists and values else " Ask of each by itself."
+            mistakes.append(f"`{override.input_line}` must have one value: {tool} is asked of one recipe.{remedy}")
+            continue
         remedy = "add -m for a run of each" if override.is_discrete_sweep() else "add -m to search in it"
         if catalogue.takes_several(override):
             together = f"{override.key_or_group}=[{','.join(dict.fromkeys(catalogue.chosen(override)))}]"
