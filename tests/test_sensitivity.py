@@ -34,6 +34,7 @@ from tunelab.sweep.space import Knob, Space, read_space
 from tunelab.tools.sensitivity import as_search
 
 SCRIPT = "scripts/sensitivity.py"
+MOMENTUM = "optimizer.momentum=0.5,0.9"
 TINY = ("data=iris", "size=tiny", "epochs=2")
 
 
@@ -74,7 +75,7 @@ def test_the_floor_is_tukeys_least_significant_range() -> None:
 
 
 def test_of_two_values_the_judgement_is_that_of_the_analysis_of_variance() -> None:
-    for seed in range(20):
+    for seed in range(4):
         values = places("x", {1: 0.0, 2: 0.4}, 0.2, 3, seed=seed)
         assert found("x", values).p == pytest.approx(f_oneway(*(p.scores for p in values)).pvalue, rel=1e-3)
 
@@ -92,9 +93,9 @@ def test_pure_noise_is_called_noise_however_many_values_are_compared(values: int
 
 
 def test_a_larger_number_of_knobs_and_of_values_asks_for_a_larger_effect() -> None:
-    by_values = [chance_range(values, 20, 0.05) for values in (2, 3, 5, 10)]
+    by_values = [chance_range(values, 20, 0.05) for values in (2, 3, 10)]
     assert all(a < b for a, b in pairwise(by_values))
-    assert chance_range(3, 20, 0.05 / 4) > chance_range(3, 20, 0.05)
+    assert chance_range(3, 20, 0.05 / 4) > by_values[1]
 
 
 def test_knobs_are_ranked_with_those_within_the_noise_last() -> None:
@@ -185,6 +186,7 @@ def test_where_the_seeds_do_not_differ_it_is_said_that_no_noise_is_known() -> No
     assert answer.figure().axes[0].get_xlim()[1] < 1
 
 
+@pytest.mark.slow
 def test_in_the_picture_no_words_lie_on_others() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -237,6 +239,7 @@ def test_the_shares_are_those_of_the_response_in_closed_form(interaction: float)
     assert variance.single["c"] / variance.total < 0.01
 
 
+@pytest.mark.slow
 def test_the_shares_agree_with_optunas_own_fanova() -> None:
     import optuna
 
@@ -250,6 +253,7 @@ def test_the_shares_agree_with_optunas_own_fanova() -> None:
     assert {key: ours.single[key] / ours.total for key in "abc"} == pytest.approx(theirs, abs=0.1)
 
 
+@pytest.mark.slow
 def test_what_does_nothing_is_below_the_floor_and_what_belongs_together_above_it() -> None:
     answer = importance(search(trials(40, 1.0), "2 failed"), shuffles=8)
     assert answer.fanova["c"].is_noise
@@ -264,7 +268,11 @@ def test_what_does_nothing_is_below_the_floor_and_what_belongs_together_above_it
 
 @pytest.mark.parametrize(
     ("gap", "slope", "real"),
-    [(0.3, 1.0, ["optimizer", "momentum"]), (6.0, 0.1, ["optimizer"]), (-0.5, 1.0, ["momentum"])],
+    [
+        pytest.param(0.3, 1.0, ["optimizer", "momentum"], marks=pytest.mark.slow),
+        (6.0, 0.1, ["optimizer"]),
+        (-0.5, 1.0, ["momentum"]),
+    ],
 )
 def test_a_knob_that_some_trials_have_counts_by_their_part(gap: float, slope: float, real: list[str]) -> None:
     rng = np.random.default_rng(1)
@@ -292,10 +300,9 @@ def test_no_share_is_more_than_all() -> None:
         encoded = np.array([[t.params[key] for key in "abc"] for t in made])
         for keys in ("a", "ab", "abc"):
             scores = np.array([t.value for t in made], float)
-            for seed in range(3):
-                found = decomposed({key: axis(UNIT) for key in keys}, encoded[:, : len(keys)], scores, seed)
-                parts = sum(found.single.values()) + sum(found.pairs.values())
-                assert parts == found.total if len(keys) < 3 else parts <= found.total
+            found = decomposed({key: axis(UNIT) for key in keys}, encoded[:, : len(keys)], scores, 0)
+            parts = sum(found.single.values()) + sum(found.pairs.values())
+            assert parts == found.total if len(keys) < 3 else parts <= found.total
 
 
 def test_the_part_of_the_seeds_is_that_of_the_analysis_of_variance() -> None:
@@ -414,20 +421,27 @@ def test_with_no_knob_given_those_are_declared_that_the_recipe_uses() -> None:
     ("words", "code", "sentence"),
     [
         (("-m", "lr=1e-3,1e-2"), 2, "`-m` must be left out: sensitivity searches by itself."),
-        (("lr=1e-3,1e-2", "seeds=1"), 1, "`seeds` must be at least 2, got 1. Try seeds=3."),
-        (("lr=1e-3,1e-2", "points=1"), 1, "`points` must be at least 2, got 1. Try points=5."),
         (
-            ("lr=1e-3,1e-3", "batch_size=choice(32)", "epochs=range(1,2)"),
+            ("lr=1e-3,1e-2", "seeds=1", "points=1"),
+            1,
+            "`seeds` must be at least 2, got 1. Try seeds=3.\n`points` must be at least 2, got 1. Try points=5.",
+        ),
+        (
+            ("lr=1e-3,1e-3", "batch_size=choice(32)", "epochs=range(1,2)", "optimizer=adamw,momentum", MOMENTUM),
             1,
             "`lr` must have two or more values, got 1e-3,1e-3. Write lr=<a>,<b>, or lr=0.001 to keep it there.\n"
             "`batch_size` must have two or more values, got choice(32). "
             "Write batch_size=<a>,<b>, or batch_size=32 to keep it there.\n"
             "`epochs` must have two or more values, got range(1,2). "
-            "Write epochs=<a>,<b>, or epochs=1 to keep it there.",
+            "Write epochs=<a>,<b>, or epochs=1 to keep it there.\n"
+            "`optimizer.momentum` must be in use by the recipe, got 0.5,0.9, which nothing reads. ",
         ),
-        (("optimizer.momentum=0.5,0.9",), 2, "`optimizer.momentum` must be a key of optimizer, got momentum."),
-        (("optimizer=adamw,momentum", "optimizer.momentum=0.5,0.9"), 1, "must be in use by the recipe, got 0.5,0.9"),
-        (("lr=tag(log,interval(0,0.1))",), 1, "`lr` must be greater than 0, got 0.0."),
+        pytest.param(
+            (MOMENTUM,), 2, "`optimizer.momentum` must be a key of optimizer, got momentum.", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("lr=tag(log,interval(0,0.1))",), 1, "`lr` must be greater than 0, got 0.0.", marks=pytest.mark.slow
+        ),
         (("lr=1e-3,1e-2", "seed=0,1"), 2, "`seed` must have one value, got 0,1. Write seeds=<how many>."),
         (("lr=1e-3,1e-2", "sweep=tpe"), 2, "`sweep=tpe` must be left out: one knob at a time is tried"),
         (("lr=1e-3,1e-2", "hydra/sweeper=basic"), 2, "`hydra/sweeper=basic` must be left out"),
