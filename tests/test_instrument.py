@@ -73,6 +73,7 @@ def test_a_tool_leaves_its_answer_and_what_it_takes_to_ask_again(tmp_path: Path)
 def test_from_python_it_answers_the_same(tmp_path: Path) -> None:
     typed(tmp_path, *TINY, "hydra.run.dir=here", script=SCRIPT)
     answer = tunelab.show_schedule(*TINY)
+    assert repr(answer) == answer.said()  # what a notebook shows
     assert table(answer.rows()) == (tmp_path / "here" / "answer.csv").read_text()
 
 

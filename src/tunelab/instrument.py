@@ -89,6 +89,9 @@ class Answer(ABC):
     def figure(self) -> Figure:
         """The picture."""
 
+    def __repr__(self) -> str:
+        return self.said()
+
     def scalars(self) -> Iterator[tuple[str, int, float]]:
         """Curves for TensorBoard, as (name, step, value)."""
         yield from ()

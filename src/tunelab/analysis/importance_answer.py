@@ -46,7 +46,7 @@ class Finished:
     fixed: Sequence[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Importance(Answer):
     """What mattered in a finished search.
 

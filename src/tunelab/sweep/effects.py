@@ -46,9 +46,8 @@ def measured(plan: Plan, trials: Trials, cut: str = "") -> Sensitivity:
     )
     for before in (plan.folder / "tensorboard").glob("events.out.tfevents.*.answer"):  # of fewer trials
         before.unlink()
-    answer.save(plan.folder)
     print()
-    answer.show(plan.folder)
+    answer.show(plan.folder, lambda: answer.save(plan.folder))
     if cut:
         print(f"\n{cut}")
     return answer

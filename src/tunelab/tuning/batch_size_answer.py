@@ -47,7 +47,7 @@ class Before:
         return math.ceil(batches_taken(self.limit, math.ceil(self.examples / batch_size)) / self.accumulated)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BatchSize(Answer):
     """What was found.
 

@@ -43,7 +43,7 @@ def noise(differences: Sequence[float]) -> float:
     return float(t.ppf(0.975, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Answer):
     """Combinations of inits, activations and depths side by side.
 

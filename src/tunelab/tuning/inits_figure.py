@@ -79,7 +79,7 @@ def _weights(figure: Any, combinations: Sequence[Combination], colors: Mapping[s
                 alpha=shade,
                 label=path,
             )
-        axes.set_title(init, fontsize="small")
+        axes.set_title(init.replace("_", "\n"), fontsize="small")
         axes.tick_params(labelsize="x-small")
     panels[0].set(yscale="log", ylabel="share of weights")
     which = f"{first}, depth {deepest}; first, middle and last hidden layer from dark to light"

@@ -38,7 +38,7 @@ Verdict = tuple[str, dict[str, str | None]]
 """What is odd, in a sentence, and the values that would change it; None for a key that is left out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schedule(Answer):
     """The lr that each step will use.
 
