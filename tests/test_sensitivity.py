@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from forks import Forks
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
 from scipy.stats import f_oneway, tukey_hsd
@@ -24,7 +24,7 @@ import tunelab
 from tunelab.analysis.effects import Effect, Place, chance_range, effect
 from tunelab.analysis.forest import axis, decomposed
 from tunelab.analysis.importance import importance, seed_share
-from tunelab.analysis.importance_answer import Finished
+from tunelab.analysis.importance_answer import Finished, narrowed
 from tunelab.analysis.sensitivity import Sensitivity, sensitivity
 from tunelab.composing import found_by_hydra
 from tunelab.errors import ConfigError
@@ -166,12 +166,39 @@ def test_a_value_at_which_more_seeds_failed_than_of_the_recipe_is_told_and_not_t
     assert kept.said().endswith("Keep the recipe: nothing is better than it beyond the noise.\n  python train.py")
 
 
+def test_a_finer_search_is_advised_in_the_region_of_the_best_trials() -> None:
+    spaces = {
+        "lr": FloatDistribution(1e-4, 1.0, log=True),
+        "size.width": IntDistribution(16, 256),
+        "+x": CategoricalDistribution([8, 32, "on"]),
+        "betas": CategoricalDistribution(["[0.9,0.99]", "[0.8,0.99]"]),
+    }
+    rows = [(0.0123, 40, 32, "[0.9,0.99]"), (0.25, 32, 8, "[0.8,0.99]"), (0.05, 64, 32, "[0.9,0.99]")]
+    best = [
+        create_trial(
+            params={"lr": lr, "size.width": width, "x": x, "betas": betas},
+            distributions={key.lstrip("+"): of for key, of in spaces.items()},
+            value=1.0,
+        )
+        for lr, width, x, betas in rows
+    ]
+    assert [narrowed(key, best) for key in [*spaces, "momentum"]] == [
+        "'lr=tag(log,interval(0.012,0.25))'",
+        "'size.width=int(interval(32,64))'",
+        "+x=8,32",
+        "",  # of values that commas do not part
+        "",
+    ]
+
+
 def test_a_difference_of_one_example_is_noise_where_the_seeds_agree() -> None:
     by_one = [Place(x, f"x={x}", (right / 180,) * 3, is_own=x == 1) for x, right in ((1, 176), (2, 177))]
     answer = sensitivity({"x": by_one}, "val/accuracy", 3, maximize=True, least=1 / 180)
     assert (answer.effects[0].said(), answer.effects[0].p) == ("within the noise", None)
     assert "and one example makes 0.0056, which is the least" in answer.said()
-    assert answer.said().endswith("Keep the recipe: nothing is better than it beyond the noise.\n  python train.py")
+    assert answer.said().endswith(
+        "Keep the recipe: nothing is better than it beyond the noise; seeds=6 would see finer.\n  python train.py"
+    )
     by_two = [by_one[0], Place(2, "x=2", (178 / 180,) * 3)]
     assert found("x", by_two).is_noise  # as long as no least difference is known
     assert not sensitivity({"x": by_two}, "val/accuracy", 3, maximize=True, least=1 / 180).effects[0].is_noise

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from tunelab.analysis.forest import Array, Measure
-from tunelab.errors import counted, training
+from tunelab.errors import counted, show, training
 from tunelab.instrument import Answer
 
 if TYPE_CHECKING:
@@ -21,6 +24,32 @@ SHUFFLES = 40
 TRIALS_PER_KNOB = 10
 
 SHOWN_PAIRS = 5
+
+
+BEST_OF, LEAST_BEST = 10, 5
+"""One trial of ten is among the best, but at least so many: the region that a finer search is advised in."""
+
+
+def narrowed(key: str, best: Sequence[FrozenTrial]) -> str:
+    """A knob as it is typed for a search in the region of these trials; empty if they do not say.
+
+    Args:
+        key: Of the knob, as it is typed.
+        best: The trials.
+    """
+    name = key.lstrip("+")
+    having = [trial for trial in best if name in trial.params]
+    if not having:
+        return ""
+    values, of = [trial.params[name] for trial in having], having[0].distributions[name]
+    if isinstance(of, (FloatDistribution, IntDistribution)):
+        low, high = min(values), max(values)
+        if low == high:
+            return ""
+        text = f"int(interval({low},{high}))" if isinstance(of, IntDistribution) else f"interval({low:.2g},{high:.2g})"
+        return shlex.quote(f"{key}={f'tag(log,{text})' if of.log else text}")
+    words = list(dict.fromkeys(show(value) for value in sorted(values, key=of.choices.index)))  # type: ignore[attr-defined]
+    return f"{key}={','.join(words)}" if all(re.fullmatch(r"[\w.+-]+", word) for word in words) else ""
 
 
 @dataclass(frozen=True)
@@ -146,9 +175,23 @@ class Importance(Answer):
 
     def _override(self) -> str:
         keys = self.real or list(self.fanova)
-        typed = " ".join([*self.search.fixed, *(self.search.ranges.get(key, f"{key}=<values>") for key in keys)])
-        what = "Search on in what matters alone" if self.real else "More trials may tell"
-        return f"{what}:\n  {training()} -m {typed}"
+        if not self.real:
+            ranges, what = [self._range(key) for key in keys], "More trials may tell"
+        else:
+            best = self._best()
+            added = {key: self._range(key).lstrip("'").startswith("+") for key in keys}
+            ranges = [narrowed(f"{'+' * added[key]}{key}", best) or self._range(key) for key in keys]
+            alone = " in what matters" if len(keys) < len(self.fanova) else ""
+            what = f"Search finer{alone}, where the {len(best)} best trials are"
+        return f"{what}:\n  {training()} -m {' '.join([*self.search.fixed, *ranges])}"
+
+    def _range(self, key: str) -> str:
+        return self.search.ranges.get(key, f"{key}=<values>")
+
+    def _best(self) -> list[FrozenTrial]:
+        sign = -1 if self.search.maximize else 1
+        ranked = sorted(self.search.trials, key=lambda trial: sign * (trial.value or 0.0))
+        return ranked[: max(LEAST_BEST, len(ranked) // BEST_OF)]
 
     def values(self) -> dict[str, Any]:
         knobs = {

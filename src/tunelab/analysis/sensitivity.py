@@ -86,7 +86,8 @@ class Sensitivity(Answer):
             without = [each.key for each in self.effects if each.own is None]
             if without:
                 return f"No run of the recipe itself has finished, so nothing is said to be better: {self.recipe}"
-            return f"Keep the recipe: nothing is better than it beyond the noise.\n  {self.recipe}"
+            finer = f"; seeds={2 * self.seeds} would see finer" if any(each.is_noise for each in self.effects) else ""
+            return f"Keep the recipe: nothing is better than it beyond the noise{finer}.\n  {self.recipe}"
         typed = shlex.join(place.override for place in better.values())
         alone = "" if len(better) == 1 else " Each was measured alone; together they may do otherwise."
         kept = [word for word in shlex.split(self.recipe) if word.partition("=")[0].lstrip("+") not in better]

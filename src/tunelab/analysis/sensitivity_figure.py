@@ -15,7 +15,7 @@ CURVES = 6
 
 BARS = 12
 
-LOG_RATIO = 20.0
+LOG_RATIO = 8.0
 """From the smallest value of a knob to the largest, from which on its axis is logarithmic."""
 
 REAL, NOISE, FLOOR = "tab:blue", "tab:gray", "tab:orange"

@@ -29,7 +29,8 @@ def finished(folder: Path) -> Finished:
         ConfigError: If there is none, or it is kept in a database, or it is a sensitivity analysis itself.
     """
     if not folder.is_dir():
-        raise ConfigError(f"`study` must be a search's folder, got {folder}, which does not exist.")
+        what = "which is a file" if folder.exists() else "which does not exist"
+        raise ConfigError(f"`study` must be a search's folder, got {folder}, {what}. Name one: outputs/sweeps/<name>.")
     if not (folder / "study.journal").is_file():
         where = "whose study is in a database" if (folder / KEPT).is_file() else "which has no study.journal"
         raise ConfigError(
