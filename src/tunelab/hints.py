@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 ALSO_CALLED = {
     **dict.fromkeys(("learning_rate", "learningrate", "rate", "eta"), "lr"),
@@ -46,6 +48,8 @@ def remedy(argument: str) -> str:
         argument: As it was typed.
     """
     key, equals, value = argument.partition("=")
+    if not equals and Path(argument).is_dir():
+        return f"Write {shlex.quote(f'run={argument}')}."
     if not equals:
         return f"Write {argument}=<value>."
     for beginning, written in SCALES.items():
