@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_command import refused, typed
 
@@ -136,7 +137,7 @@ def test_the_steps_and_epochs_that_the_evidence_names_are_marked() -> None:
 def test_an_lr_too_high_is_found_in_a_real_run_at_its_end_and_by_the_tool(tmp_path: Path) -> None:
     run = ("data=iris", "size=tiny", "epochs=5", "lr=3", "threads=1", "test=false", "hydra.run.dir=run")
     trained = typed(tmp_path, *run)
-    tried = re.findall(r"^what to try +lr=0\.3  # The lr is too high.* \(.*\)$", trained.out, flags=re.MULTILINE)
+    tried = re.findall(r"^what to try +lr=\S+  # The lr is too high.* \(.*\)$", trained.out, flags=re.MULTILINE)
     assert len(tried) == 1
     more = re.findall(r"^more +python train\.py (diagnose run=run)$", trained.out, flags=re.MULTILINE)
     told = typed(tmp_path, *shlex.split(more[0]))
@@ -170,6 +171,50 @@ def test_a_run_that_has_written_nothing_is_refused(recorded) -> None:
         tunelab.diagnose(recorded(metrics=None, result=None))
     with pytest.raises(ConfigError, match=r"has no metrics\.csv\. Train it with its csv: python train\.py .*logger="):
         tunelab.diagnose(recorded(metrics=None))
+
+
+def test_what_a_tool_left_is_no_run_and_is_said_so(recorded) -> None:
+    folder = recorded(metrics=None, result=None)
+    (folder / "answer.json").write_text("{}")
+    start = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", {**start, "command": "python train.py find_lr model=cnn"})
+    said = (
+        r"^`run` must be a run's folder, but run is what find_lr left, no run\. Train one first, and name its folder: "
+    )
+    with pytest.raises(ConfigError, match=said):
+        tunelab.diagnose(folder)
+    own = Path("outputs/diagnose/iris/1")
+    own.mkdir(parents=True)
+    (own / "answer.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"but outputs/diagnose/iris/1 is what diagnose left, no run\."):
+        tunelab.diagnose(own)
+
+
+def test_a_folder_without_its_key_is_told_the_key(tmp_path: Path) -> None:
+    (tmp_path / "my run").mkdir()
+    assert refused(typed(tmp_path, "my run", script=SCRIPT), 2) == (
+        "`my run` must be an override of the form key=value. Write 'run=my run'.\n"
+    )
+
+
+def test_a_run_is_named_from_python_as_it_is_typed(recorded) -> None:
+    folder = recorded()
+    assert tunelab.diagnose(f"run={folder}").said() == tunelab.diagnose(folder).said()
+
+
+def test_a_disk_that_is_full_does_not_cost_the_diagnosis(
+    recorded, finding, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(answer: tool.Diagnosis, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    finding(TOO_FAST)
+    folder = recorded()
+    monkeypatch.setattr(tool.Diagnosis, "save", full)
+    with pytest.raises(ConfigError, match=r"^The answer stands above, but could not be written to outputs/diagnose/"):
+        tool.run(OmegaConf.create({"run": str(folder)}))
+    assert capsys.readouterr().out.startswith("The lr is too high. (sure)\n")
+    assert not Path("outputs").exists()
 
 
 def test_of_a_search_its_best_trial_is_diagnosed(recorded, finding) -> None:
@@ -214,6 +259,13 @@ def test_the_end_of_a_run_is_silent_of_what_is_but_perhaps_so(recorded, finding)
     finding(replace(TOO_FAST, certainty=0.59))
     assert in_short(recorded()) == {}
     assert "(perhaps)" in tunelab.diagnose(recorded()).said()
+    measured = replace(UNSHUFFLED, measure="python train.py find_lr data=iris")
+    finding(measured)
+    assert in_short(recorded())["what to try"] == "python train.py find_lr data=iris"
+    assert (
+        "   measure   python train.py find_lr data=iris\n   or        Shuffle it."
+        in tunelab.diagnose(recorded()).said()
+    )
     finding(replace(TOO_FAST, certainty=0.59), UNSHUFFLED)
     assert in_short(recorded())["what is wrong"].startswith("The data is sorted.")
 

@@ -41,6 +41,7 @@ from tunelab.analysis.rules_of_signal import (
 )
 from tunelab.composing import composed
 from tunelab.config import plain, validate
+from tunelab.job import COMMAND_VARIABLE
 
 NOTHING = math.log(10)  # the loss of knowing nothing, of ten classes
 EPOCHS, STEPS = 20, 25  # steps of an epoch
@@ -112,6 +113,8 @@ def verdict(found: Verdict | None) -> Verdict:
     return found
 
 
+FAST: dict[str, Any] = {"lr": [1e-3] * 20, "val": [0.6 * NOTHING] * 20}
+
 THRESHOLDS: list[tuple[Callable[[Evidence], Verdict | None], Evidence, Evidence]] = [
     (overlap, healthy({"val_in_train": 0.09}), healthy({"val_in_train": 0.11})),
     # of ten equal classes a tenth follows its like by chance: half-way to sorted is 0.55
@@ -146,7 +149,11 @@ THRESHOLDS: list[tuple[Callable[[Evidence], Verdict | None], Evidence, Evidence]
     ),
     (
         lr_too_high,
-        *(healthy(lr=[1e-3] * 20, update_ratio=[r] * 3, val=[0.6 * NOTHING] * 20) for r in (0.049, 0.051)),
+        *(healthy(**FAST, update_ratio=[r] * 3, train=[0.6 * NOTHING] * 20) for r in (0.049, 0.051)),
+    ),
+    (
+        lr_too_high,
+        *(healthy(**FAST, update_ratio=[0.1] * 3, train=[left * NOTHING] * 20) for left in (0.49, 0.51)),
     ),
     (
         lr_too_low,
@@ -246,8 +253,9 @@ def test_no_two_verdicts_explain_each_other() -> None:
 
 
 def test_the_lr_to_try_is_computed_from_the_recipe() -> None:
-    high = healthy(train=[9.0, *falling()[1:]], recipe={"lr": 0.3})
-    assert verdict(lr_too_high(high)).overrides == ("lr=0.03",)
+    for top, lr in ((9.0, "lr=0.1"), (11 * NOTHING, "lr=0.03")):  # tenfold where the loss exploded alone
+        high = healthy(train=[top] * 20, val=[2.0] * 20, recipe={"lr": 0.3})
+        assert verdict(lr_too_high(high)).overrides == (lr,)
     # 1e-5 of a layer a step, where 2e-3 is usual: 200 times as much
     low = healthy(lr=[1e-6] * 20, update_ratio=[1e-5] * 3, val=[NOTHING] * 20, recipe={"lr": 1e-6})
     assert verdict(lr_too_low(low)).overrides == ("lr=0.0002",)
@@ -311,7 +319,7 @@ def test_units_dead_from_the_start_and_those_that_died_have_other_remedies() -> 
     born = healthy(dead_share={"activation1": [1.0] * 20})
     assert verdict(dead_units(born)).overrides == ("init=kaiming_normal", "activation=leaky_relu")
     died = healthy(dead_share={"activation1": [0.0] * 5 + [0.9] * 15})
-    assert verdict(dead_units(died)).overrides == ("lr=0.0001", "activation=leaky_relu")
+    assert verdict(dead_units(died)).overrides == ("lr=0.00033", "activation=leaky_relu")
 
 
 def test_a_run_that_was_stopped_says_nothing_of_its_epochs() -> None:
@@ -376,6 +384,7 @@ def test_every_override_of_every_rule_composes_to_a_recipe_that_is_valid(
     base = ("data=digits", "size=tiny", *words)
     made = composed(*base)
     recipe = {**plain(made.cfg, resolve=True), "weight_decay": 0.01}
+    recipe["size"] = {**recipe["size"], "width": 2}  # for a model that is too small
     tried: set[tuple[str, ...]] = set()
     for rule, _, fires in THRESHOLDS:
         if all_rules or rule in (overfit, too_many_epochs, lr_too_high, diverged):
@@ -401,10 +410,66 @@ def test_overfitting_in_few_epochs_is_stopped_with_less_patience_than_the_run_ha
 def test_an_lr_beyond_all_bounds_is_not_divided_by_ten() -> None:
     rising = [9.0, *falling()[1:]]
     assert verdict(lr_too_high(healthy(train=rising, recipe={"lr": 1e25}))).overrides == ("lr=0.01",)
-    assert verdict(lr_too_high(healthy(train=rising, recipe={"lr": 10.0}))).overrides == ("lr=1",)
-    least = {"lr": 0.03, "scheduler": {"eta_min": 0.003}}
+    assert verdict(lr_too_high(healthy(train=rising, recipe={"lr": 3.0}))).overrides == ("lr=1",)
+    sgd = healthy(train=rising, recipe={"lr": 10.0}, choices={"optimizer": "sgd"})
+    assert verdict(lr_too_high(sgd)).overrides == ("lr=0.1",)
+    least = {"lr": 0.03, "scheduler": {"eta_min": 0.01}}
     found = verdict(lr_too_high(healthy(train=rising, recipe=least)))
-    assert found.overrides == ("lr=0.003", "scheduler.eta_min=3e-05")
+    assert found.overrides == ("lr=0.01", "scheduler.eta_min=0.0001")
+
+
+def test_a_fast_run_that_ends_well_has_no_lr_that_is_too_high() -> None:
+    # as sgd with lr=0.58 on digits: 7 % of the weights in a step, and validation jumps once, early
+    jumped = falling(0.03)
+    jumped[3] = jumped[2] + 0.3 * NOTHING
+    fast: dict[str, Any] = {"lr": [0.58] * 20, "update_ratio": [0.07] * 3}
+    assert diagnose(healthy(**fast, val=jumped)) == []
+    ends = [*falling(0.03)[:-4], 1.0, 0.1, 1.5, 1.5]  # the same, where it jumps to the end
+    assert "; a step moved the middle layer by 7 %" in verdict(lr_too_high(healthy(**fast, val=ends))).evidence
+
+
+def test_of_a_run_that_rose_at_first_and_ended_well_the_lr_is_but_perhaps_too_high() -> None:
+    rose = [9.0, *falling(0.02)[1:]]
+    found = verdict(lr_too_high(healthy(train=rose)))
+    assert found.finding == "The lr may be too high: its first steps overshot, and the run recovered."
+    assert found.certainty_in_words == "perhaps"
+    died = healthy(train=rose, dead_share={"act": [0.0] + [0.6] * 19})  # it left something behind
+    assert [found.name for found in diagnose(died)] == ["lr_too_high"]
+    assert verdict(lr_too_high(died)).certainty_in_words == "sure"
+
+
+@pytest.mark.parametrize(
+    ("lr", "optimizer", "tried"),
+    [
+        (0.044, "sgd", ()),
+        (0.1, "sgd", ()),
+        (0.009, "sgd", ("lr=0.09",)),
+        (1e-3, "adamw", ()),
+        (9e-5, "adamw", ("lr=0.0009",)),
+    ],
+)
+def test_an_lr_in_the_usual_range_of_its_optimizer_is_measured_rather_than_raised_tenfold(
+    lr: float, optimizer: str, tried: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(COMMAND_VARIABLE, raising=False)
+    flat = healthy(train=[NOTHING] * 20, recipe={"lr": lr}, choices={"optimizer": optimizer})
+    typed = ["model=cnn", f"optimizer={optimizer}", f"lr={lr}", "+find_lr=false"]
+    found = verdict(nothing_learned(replace(flat, overrides=typed)))
+    assert found.overrides == tried
+    assert found.measure == f"python train.py find_lr model=cnn optimizer={optimizer}"
+
+
+def test_other_inits_are_measured_without_the_keys_of_the_one_that_explodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(COMMAND_VARIABLE, raising=False)
+    typed = ["data=digits", "init=normal", "init.std=1", "size.depth=4"]
+    found = verdict(exploding_signal(replace(healthy({"first_loss": 50 * NOTHING}), overrides=typed)))
+    assert found.measure == "python train.py compare_inits data=digits size.depth=4"
+
+
+def test_an_lr_too_low_is_not_raised_beyond_what_is_usual_for_its_optimizer() -> None:
+    still: dict[str, Any] = {"update_ratio": [2e-6] * 3, "val": [NOTHING] * 20, "choices": {"optimizer": "adamw"}}
+    tried = [verdict(lr_too_low(healthy(**still, recipe={"lr": lr}, lr=[lr] * 20))).overrides for lr in (5e-5, 5e-4)]
+    assert tried == [("lr=0.001",), ("lr=0.0015",)]
 
 
 def test_of_a_run_that_diverged_the_remedies_it_named_are_tried_and_are_no_evidence() -> None:

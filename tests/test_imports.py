@@ -110,7 +110,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"hydra", "matplotlib", "omegaconf", "pydantic", "rich"},
     ),
     # what finished runs say: no torch
-    "analysis": ({"config", "folder", "instrument"}, {"matplotlib", "optuna", "scipy", "sklearn"}),
+    "analysis": (
+        {"__init__", "config", "folder", "instrument"},
+        {"matplotlib", "omegaconf", "optuna", "scipy", "sklearn"},
+    ),
     "tuning": (
         {"answers", "callbacks", "config", "fitting", "folder", "instrument", "prepare", "scaling"},
         {"lightning", "matplotlib", "omegaconf", "scipy"},

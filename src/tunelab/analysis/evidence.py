@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Evidence:
         choices: The option of each group.
         result: What it ended with; empty while it has not.
         facts: What it noted of its data and its first step.
+        overrides: What was typed for it.
     """
 
     curves: Mapping[str, Curve]
@@ -50,6 +51,7 @@ class Evidence:
     choices: Mapping[str, Any]
     result: Mapping[str, Any]
     facts: Mapping[str, Any]
+    overrides: Sequence[str] = ()
 
     def curve(self, name: str) -> Curve:
         """A recorded metric; an empty curve if it was not recorded."""
@@ -79,6 +81,7 @@ def read(folder: str | Path) -> Evidence:
         curves=_curves(run.path / "metrics.csv"),
         recipe=plain(run.config, resolve=True),
         choices=run.record["choices"],
+        overrides=run.record["overrides"],
         result=run.result,
         facts=run.facts,
     )

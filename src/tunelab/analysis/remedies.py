@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from tunelab import conf_folder
 from tunelab.analysis.evidence import Evidence
 from tunelab.analysis.readings import dial
+from tunelab.errors import training
 
 HIGHEST, USUAL_LR = 1.0, 0.01
-"""No optimizer's own lr is above the first: what would still be above it, is replaced by the second."""
+"""No optimizer's own lr is above the first: what would still be above it, is replaced by what is usual for its own,
+which is the second where nobody knows it."""
+
+FAR, A_STEP = 10.0, 3.0
+"""Times below what is usual for an optimizer: only an lr so far off is to be changed tenfold; else by the second."""
 
 PATIENCE = 10
 """Of early_stopping, in validations, if nobody says otherwise."""
@@ -29,9 +39,48 @@ def times_lr(evidence: Evidence, factor: float) -> tuple[str, ...]:
     if not isinstance(lr, (int, float)):
         return ()
     new = float(dial(lr * factor))
-    new = USUAL_LR if new > HIGHEST and factor < 1 else new
+    new = _usual_lr(evidence) if new > HIGHEST and factor < 1 else new
     below = isinstance(eta_min, (int, float)) and eta_min >= new
     return (f"lr={dial(new)}", *([f"scheduler.eta_min={dial(new / 100)}"] if below else []))
+
+
+def raised_lr(evidence: Evidence, factor: float) -> tuple[str, ...]:
+    """A higher lr: by a factor where it is far below what is usual for its optimizer, else by a step.
+
+    Args:
+        evidence: Of the run.
+        factor: At least ten.
+    """
+    lr, usual = evidence.recipe.get("lr"), _usual_lr(evidence)
+    if not isinstance(lr, (int, float)) or lr <= 0:
+        return ()
+    return times_lr(evidence, min(factor, usual / lr) if is_far_below(evidence) else A_STEP)
+
+
+def is_far_below(evidence: Evidence) -> bool:
+    """Whether a run's lr is far below what is usual for its optimizer."""
+    lr = evidence.recipe.get("lr")
+    return isinstance(lr, (int, float)) and lr * FAR < _usual_lr(evidence)
+
+
+def _usual_lr(evidence: Evidence) -> float:
+    """The lr that the optimizer's file in the catalogue has."""
+    path = conf_folder() / "optimizer" / f"{evidence.choices.get('optimizer')}.yaml"
+    lr = OmegaConf.select(OmegaConf.load(path), "lr") if path.is_file() else None
+    return float(lr) if isinstance(lr, (int, float)) else USUAL_LR
+
+
+def measured_by(tool: str, evidence: Evidence, *without: str) -> str:
+    """The line that has a tool measure a run's recipe.
+
+    Args:
+        tool: Its name.
+        evidence: Of the run.
+        without: The keys and groups that it is to find.
+    """
+    gone = {*without, "find_lr", "resume", "repeat"}
+    kept = [override for override in evidence.overrides if re.split("[=.]", override)[0].lstrip("+~") not in gone]
+    return shlex.join([*training().split(), tool, *kept])
 
 
 def of_epochs(evidence: Evidence, epochs: int) -> tuple[str, ...]:

@@ -22,7 +22,17 @@ from tunelab.analysis.readings import (
     ran_to_its_end,
     share,
 )
-from tunelab.analysis.remedies import larger, of_epochs, regularized, times_lr
+from tunelab.analysis.remedies import (
+    A_STEP,
+    is_far_below,
+    larger,
+    measured_by,
+    of_epochs,
+    raised_lr,
+    regularized,
+    times_lr,
+)
+from tunelab.analysis.rules_of_signal import dead_units
 from tunelab.analysis.verdict import Verdict
 from tunelab.errors import counted
 
@@ -98,7 +108,11 @@ def diverged(evidence: Evidence) -> Verdict | None:
 
 
 def lr_too_high(evidence: Evidence) -> Verdict | None:
-    """Steps so large that the loss rises, jumps, or stays where it was."""
+    """Steps so large that the loss rises, jumps, or stays where it was.
+
+    How far a step moves the weights counts only where the loss is stuck or jumps to the end: many a good run is fast.
+    Of one that ended well it is but perhaps so, and only if its loss rose at first.
+    """
     train, val = by_epoch(evidence.curve("train/loss")), by_epoch(evidence.curve("val/loss"))
     nothing = knowing_nothing(evidence)
     if not len(train) or nothing is None:
@@ -107,40 +121,58 @@ def lr_too_high(evidence: Evidence) -> Verdict | None:
     crawled = bool(len(pace)) and max(pace.values) < CRAWLING
     if crawled and max(train.values) < FLUNG * nothing:
         return None  # what hardly moves does no harm: dropout and small batches make such losses
-    begun, seen, certainty = max(nothing, fact(evidence, "first_loss") or 0.0), list[str](), 0.0
-    first = math.ceil(EARLY * len(val))
-    early = Curve(val.steps[:first], val.epochs[:first], val.values[:first])
-    for what, curve in (("training", train), ("validation", early)):
-        top = max(zip(curve.values, curve.steps, strict=True), default=(0.0, 0))
-        if not seen and top[0] > ROSE * begun:
-            seen.append(
-                f"the {what} loss rose to {number(top[0])} by step {top[1]}; the first batch had {number(begun)}"
-            )
-            certainty = between(top[0] / begun, ROSE, 2 * ROSE, (0.75, 0.97))
+    rise, certainty = _risen(train, val, max(nothing, fact(evidence, "first_loss") or 0.0))
+    seen = [rise] if rise else []
+    low, level = at_the_end(train), at_the_end(val if len(val) else train)
+    best = min((val if len(val) else train).values)
+    well = level < (STUCK if low < HIGH * nothing else HIGH) * nothing and level - best < RISEN * nothing
+    recovered = well and dead_units(evidence) is None
+    stuck = min(low, level) > STUCK * nothing
     jumps = [(after - before, step) for before, after, step in _moves(val) if after - before > JUMP * nothing]
-    fastest = max(range(len(pace)), key=pace.values.__getitem__) if len(pace) else None
-    fast = fastest is not None and pace.values[fastest] > OVERWRITING
-    stuck = bool(len(val)) and at_the_end(val) > STUCK * nothing
-    if len(jumps) > 1:
+    last = bool(jumps) and jumps[-1][1] > val.steps[len(val) // 2 - 1]
+    if len(jumps) > 1 and last:
         jump, step = max(jumps)
         seen.append(f"the validation loss jumped {len(jumps)} times, by {number(jump)} up to step {step}")
         certainty = max(certainty, 0.75)
-    if fast and (stuck or jumps):
+    fastest = max(range(len(pace)), key=pace.values.__getitem__, default=0)
+    if len(pace) and pace.values[fastest] > OVERWRITING and (stuck or (last and not well)):
         seen.append(
-            f"a step moved the middle layer by {share(pace.values[fastest or 0])} of its weights "
-            f"(step {pace.steps[fastest or 0]}; 0.1 % is usual)"
+            f"a step moved the middle layer by {share(pace.values[fastest])} of its weights "
+            f"(step {pace.steps[fastest]}; 0.1 % is usual)"
         )
         certainty = max(certainty + 0.1, 0.85) if certainty else 0.85
-    if not seen:
+    if not seen or (well and not rise):
         return None
+    exploded = max(train.values) > FLUNG * nothing and not well
     return Verdict(
         "lr_too_high",
-        "The lr is too high: steps overshoot.",
+        "The lr may be too high: its first steps overshot, and the run recovered."
+        if recovered
+        else "The lr is too high: steps overshoot.",
         "; ".join(seen),
-        min(certainty, 0.98),
-        times_lr(evidence, 0.1),
-        "find_lr.py measures where it should be.",
+        0.5 if recovered else min(certainty, 0.98),
+        times_lr(evidence, 0.1 if exploded else 1 / A_STEP),
+        "A warm-up (warmup_fraction=0.1) takes the first steps more gently." if recovered else "",
+        measured_by("find_lr", evidence, "lr"),
     )
+
+
+def _risen(train: Curve, val: Curve, begun: float) -> tuple[str, float]:
+    """What says that a loss rose above that of the first batch, of validation early in the run, and how sure that is.
+
+    Args:
+        train: The training loss by epoch.
+        val: The validation loss by epoch.
+        begun: The loss of the first batch.
+    """
+    first = math.ceil(EARLY * len(val))
+    early = Curve(val.steps[:first], val.epochs[:first], val.values[:first])
+    for what, curve in (("training", train), ("validation", early)):
+        top, step = max(zip(curve.values, curve.steps, strict=True), default=(0.0, 0))
+        if top > ROSE * begun:
+            said = f"the {what} loss rose to {number(top)} by step {step}; the first batch had {number(begun)}"
+            return said, between(top / begun, ROSE, 2 * ROSE, (0.75, 0.97))
+    return "", 0.0
 
 
 def lr_too_low(evidence: Evidence) -> Verdict | None:
@@ -159,8 +191,8 @@ def lr_too_low(evidence: Evidence) -> Verdict | None:
         f"at its peak a step moved the middle layer by {number(fastest)} of its weights (1e-3 is usual); after "
         f"{curve.steps[-1]} steps the loss is {number(left)}, where knowing nothing gives {number(nothing)}",
         between(CRAWLING / fastest, 1.0, 5.0),
-        times_lr(evidence, factor),
-        "find_lr.py measures where it should be.",
+        raised_lr(evidence, factor),
+        measure=measured_by("find_lr", evidence, "lr"),
     )
 
 
@@ -233,8 +265,9 @@ def nothing_learned(evidence: Evidence) -> Verdict | None:
         f"after {train.steps[-1]} steps the training loss is {number(left)}, where knowing nothing gives "
         f"{number(nothing)}",
         0.6,
-        times_lr(evidence, 10),
-        "Raise the lr; if that is no help, look at the data: do the inputs tell the target?",
+        raised_lr(evidence, 10) if is_far_below(evidence) else (),
+        "If no lr is of help, look at the data: do the inputs tell the target?",
+        measured_by("find_lr", evidence, "lr"),
     )
 
 

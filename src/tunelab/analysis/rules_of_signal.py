@@ -9,7 +9,7 @@ from typing import Any
 
 from tunelab.analysis.evidence import Curve, Evidence
 from tunelab.analysis.readings import between, fact, first_gradients, knowing_nothing, number, share
-from tunelab.analysis.remedies import times_lr
+from tunelab.analysis.remedies import A_STEP, measured_by, times_lr
 from tunelab.analysis.verdict import Verdict
 
 EXPLODED = 5.0
@@ -48,7 +48,8 @@ def exploding_signal(evidence: Evidence) -> Verdict | None:
         f"knowing nothing ({number(nothing)}){shown}",
         between(first / nothing, EXPLODED, 4 * EXPLODED),
         _other_init(evidence, "default" if "relu" not in _activation(evidence) else "kaiming_normal"),
-        "Draw weights that keep the variance from layer to layer; compare_inits.py shows it layer by layer.",
+        "Draw weights that keep the variance from layer to layer.",
+        measured_by("compare_inits", evidence, "init"),
     )
 
 
@@ -91,7 +92,9 @@ def dead_units(evidence: Evidence) -> Verdict | None:
     began: dict[str, float | None] = evidence.facts.get("first_gradient_norms") or {"": None}
     flowed = curve.values[0] == 1 and all(began.values())
     from_the_start = curve.values[0] >= DEAD and not flowed  # no gradient passes a layer that is wholly dead
-    overrides = list(_other_init(evidence, "kaiming_normal")) if from_the_start else list(times_lr(evidence, 0.1))
+    overrides = (
+        list(_other_init(evidence, "kaiming_normal")) if from_the_start else list(times_lr(evidence, 1 / A_STEP))
+    )
     if _activation(evidence) == "relu":
         overrides.append("activation=leaky_relu")
     return Verdict(
@@ -156,7 +159,7 @@ def clipped_too_often(evidence: Evidence) -> Verdict | None:
         "More steps are clipped than not: the limit sets the pace in place of the lr.",
         seen + against,
         0.7,
-        times_lr(evidence, 1 / 3),
+        times_lr(evidence, 1 / A_STEP),
         "Lower the lr, or raise the limit.",
     )
 

@@ -40,8 +40,10 @@ def told(verdicts: Sequence[Verdict], evidence: Evidence, command: Command) -> s
         lines = [f"{mark}{verdict.finding} ({verdict.certainty_in_words})", f"{'seen':9} {verdict.evidence}"]
         if verdict.overrides:
             lines.append(f"{'try':9} {command(*verdict.overrides)}")
+        if verdict.measure:
+            lines.append(f"{'measure':9} {verdict.measure}")
         if verdict.advice:
-            lines.append(f"{'or' if verdict.overrides else 'try':9} {verdict.advice}")
+            lines.append(f"{'or' if verdict.overrides or verdict.measure else 'try':9} {verdict.advice}")
         said.append("\n   ".join(lines))
     return "\n".join([*said, *last])
 
@@ -79,7 +81,7 @@ def rows(verdicts: Sequence[Verdict], command: Command) -> list[dict[str, Any]]:
             "certainty": round(verdict.certainty, 3),
             "advice": verdict.advice,
             "overrides": shlex.join(verdict.overrides),
-            "command": command(*verdict.overrides) if verdict.overrides else "",
+            "command": command(*verdict.overrides) if verdict.overrides else verdict.measure,
         }
         for place, verdict in enumerate(verdicts, 1)
     ]
@@ -110,7 +112,8 @@ def in_short(folder: Path) -> dict[str, str]:
         found = f"{first.finding} ({first.evidence})"
         if first.overrides:
             return {"what to try": f"{shlex.join(first.overrides)}  # {found}", "more": more(folder)}
-        return {"what is wrong": found, "more": more(folder)}
+        measure = {"what to try": first.measure} if first.measure else {}
+        return {"what is wrong": found, **measure, "more": more(folder)}
     except Exception as error:
         log.info("This run could not be diagnosed: %s: %s", type(error).__name__, error)
         return {}

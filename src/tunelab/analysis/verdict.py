@@ -19,6 +19,7 @@ class Verdict:
         certainty: How sure that is, in [0, 1].
         overrides: What to try, as it would be typed; none where no override mends it.
         advice: What to do in words.
+        measure: A whole line to type that measures what would mend it; empty if no tool does.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Verdict:
     certainty: float
     overrides: tuple[str, ...] = ()
     advice: str = ""
+    measure: str = ""
 
     @property
     def certainty_in_words(self) -> str:

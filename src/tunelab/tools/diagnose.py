@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +19,10 @@ from tunelab.analysis.evidence import Evidence, read
 from tunelab.analysis.telling import HEALTHY, rows, told
 from tunelab.analysis.verdict import Verdict
 from tunelab.config import required
-from tunelab.errors import ConfigError, as_typed, counted
-from tunelab.folder import RunFolder, claim
+from tunelab.errors import ConfigError, RunFailed, as_typed, counted, training
+from tunelab.folder import RunFolder, claim, discard
 from tunelab.instrument import Answer
+from tunelab.tools import names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,29 +71,33 @@ class Diagnosis(Answer):
 
 def check(cfg: DictConfig, user_keys: list[str]) -> None:
     required(cfg, "run")
-    folder, _ = winner(Path(cfg.run))
-    RunFolder.find(folder, "run")
+    _found(cfg.run)
 
 
 def run(cfg: DictConfig) -> None:
     answer = diagnose(cfg.run)
     name = str(answer.evidence.recipe.get("name") or "run").replace("/", "-")
     folder = claim(Path("outputs", "diagnose", name, f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve())
-    answer.save(folder)
-    answer.show(folder)
+    try:
+        answer.show(folder, lambda: answer.save(folder))
+    except BaseException as error:
+        with suppress(OSError):
+            discard(folder)
+        raise (ConfigError(str(error)) if isinstance(error, RunFailed) else error) from None
 
 
 def diagnose(folder: str | Path) -> Diagnosis:
     """What is wrong with a run, from its folder alone.
 
     Args:
-        folder: Of a run that has ended, in whatever way, or goes on; of a trial; of a search, for its winner.
+        folder: Of a run that has ended, in whatever way, or goes on; of a trial; of a search, for its winner. Also as
+            it would be typed: run=<folder>.
 
     Raises:
         ConfigError: If it is none, has recorded nothing, or a file of it cannot be read.
     """
-    path, note = winner(Path(folder).expanduser())
-    run, evidence = RunFolder.find(path, "run"), read(path)
+    run, note = _found(str(folder).removeprefix("run="))
+    evidence = read(run.path)
     if not evidence.curves and evidence.result.get("status") != "diverged":
         reason = "has none yet" if (run.path / "metrics.csv").is_file() or not run.result else "has no metrics.csv"
         remedy = (
@@ -98,6 +105,28 @@ def diagnose(folder: str | Path) -> Diagnosis:
         )
         raise ConfigError(f"`run` must be a run that has written metrics, but {as_typed(run.path)} {reason}. {remedy}")
     return Diagnosis(run, find(evidence), evidence, note)
+
+
+def _found(typed: str) -> tuple[RunFolder, str]:
+    """The run in a folder, or in a search's its winner, and what is to be said of it.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    path, note = winner(Path(typed).expanduser())
+    if (path / "answer.json").is_file() and not (path / "metrics.csv").is_file():
+        raise ConfigError(
+            f"`run` must be a run's folder, but {as_typed(path)} is what {_tool(path)} left, no run. "
+            f"Train one first, and name its folder: {training()}"
+        )
+    return RunFolder.find(path, "run"), note
+
+
+def _tool(folder: Path) -> str:
+    """Which tool left an answer in a folder, by what was typed or by where it is."""
+    record = RunFolder(folder).record["command"] if (folder / "run.json").is_file() else ""
+    words = [Path(word).stem for word in shlex.split(record)] + list(folder.resolve().parts[::-1])
+    return next((word for word in words if word in names()), "a tool")
 
 
 def winner(folder: Path) -> tuple[Path, str]:
