@@ -1,12 +1,13 @@
 """Whether a diagnosis is right: its first verdict on a zoo of faulty runs, and its false alarms on healthy ones.
 
-    python benchmarks/diagnosis.py [--folder FOLDER] [--part chosen|aside|fresh|noise|all] [--seeds 5] [--wrong]
+    python benchmarks/diagnosis.py [--folder FOLDER] [--part chosen|aside|fresh|noise|fast|all] [--seeds 5] [--wrong]
 
 The runs of benchmarks/diagnosis_zoo.py are trained into the folder once, each on one thread; what is there is not
 trained again, so that a change of a rule is measured in seconds. Thresholds were chosen on the cases of `chosen`; those
 of `aside`, a third of each fault's by a hash of their names, were looked at when they stood; those of `fresh` were made
 when these had shown that four thresholds had to be mended; those of `noise` are healthy runs of data that tell but a
-part. Any verdict on a healthy run counts as a false alarm, also one that is but perhaps so.
+part, those of `fast` healthy ones at an lr that is high and good: the rule of an lr too high was mended by its first,
+which it had found fault with. Any verdict on a healthy run counts as a false alarm, also one that is but perhaps so.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the parts beside this file
 
-from benchmarks.diagnosis_zoo import Case, aside, cases, command, fresh_cases, noise_cases
+from benchmarks.diagnosis_zoo import HIGH_LR, Case, aside, cases, command, fresh_cases, noise_cases
 from tunelab.analysis.diagnosis import diagnose
 from tunelab.analysis.evidence import read
 
@@ -120,7 +121,7 @@ def table(wanted: Iterable[Case], seeds: int, root: Path, *, wrong: bool) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whether a diagnosis is right, on a zoo of runs.")
     parser.add_argument("--folder", type=Path, help="where the runs are, or will be; by default a temporary one")
-    parser.add_argument("--part", choices=["chosen", "aside", "fresh", "noise", "all"], default="all")
+    parser.add_argument("--part", choices=["chosen", "aside", "fresh", "noise", "fast", "all"], default="all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2, help="that train; 0 judges what is there")
     parser.add_argument("--only", default="", help="a part of the cases' names")
@@ -128,6 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     kept_aside = aside(cases())
     parts: dict[str, list[Case]] = {"chosen": [], "aside": [], "fresh": fresh_cases(), "noise": noise_cases()}
+    parts["fast"] = [Case("healthy", base, overrides, ()) for base, overrides in HIGH_LR.items()]
     for case in cases():
         parts["aside" if case.name in kept_aside else "chosen"].append(case)
     parts = {

@@ -64,6 +64,13 @@ NOISY: dict[str, tuple[str, ...]] = {
 }
 """Healthy runs that have learned what their inputs tell, which is but a part: what a small model takes is no fault."""
 
+HIGH_LR: dict[str, tuple[str, ...]] = {
+    "fast-mlp-sgd": ("data=digits", "model=mlp", "optimizer=sgd", "lr=0.58"),
+    "fast-cnn-sgd": ("data=digits", "model=cnn", "size=small", "optimizer=sgd", "lr=0.5", "epochs=12"),
+    "fast-cnn-momentum": ("data=digits", "model=cnn", "size=small", "optimizer=momentum", "lr=0.1", "epochs=12"),
+}
+"""Healthy runs at an lr several times the usual one, of which the first was measured by find_lr."""
+
 SGD = "digits-sgd"
 
 
@@ -136,11 +143,8 @@ CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "too_few_epochs": {
         "digits-mlp": ("epochs=2",),
-        SGD: ("epochs=1",),
-        "digits-cnn": ("epochs=1",),
-        "friedman-mlp": ("epochs=3",),
-        "waves-transformer": ("epochs=3",),
-        "cancer-mlp": ("epochs=3",),
+        **dict.fromkeys((SGD, "digits-cnn"), ("epochs=1",)),
+        **dict.fromkeys(("friedman-mlp", "waves-transformer", "cancer-mlp"), ("epochs=3",)),
     },
     "too_many_epochs": {
         "digits-mlp": ("epochs=200", "regularization=[]", "dropout=0", "scheduler=constant"),
