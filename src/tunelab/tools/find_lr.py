@@ -41,13 +41,13 @@ def _mistakes(cfg: DictConfig, found: Sequence[str]) -> Iterator[str]:
     if steps < least:
         yield (
             f"`steps` must be at least {least} from lr {low:g} to {high:g}, "
-            f"{STEPS_PER_DECADE} for each tenfold, got {steps}. Try steps={2 * least}."
+            f"{STEPS_PER_DECADE} for each tenfold, got {steps}. Try steps={least}."
         )
 
 
-def measure(cfg: DictConfig) -> instrument.Answer:
+def measure(cfg: DictConfig, asked: instrument.Asked) -> instrument.Answer:
     from tunelab.tuning.lr_answer import answer
     from tunelab.tuning.lr_range import Plan
 
     recipe, numbers = instrument.take(cfg, Numbers)
-    return answer(recipe, Plan(**numbers.model_dump()))
+    return answer(recipe, Plan(**numbers.model_dump()), asked.overrides)

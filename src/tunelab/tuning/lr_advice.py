@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from tunelab.errors import ConfigError, counted
 from tunelab.tuning.lr_curve import Curve
+from tunelab.tuning.lr_figure import Marks, draw
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ GRADIENT = Family(
     "steps as long as the gradient",
     0.6,
     1.0,
-    "its steps follow the gradient, so it is past the middle of the valley, short of where they overshoot",
+    "its steps follow the gradient, so it is past the middle of the valley of each seed, short of its upper end",
 )
 RESCALED = Family(
     "rescaled steps",
@@ -74,7 +77,7 @@ def family_of(optimizer: Mapping[str, Any]) -> Family:
 
 
 def recommended(curve: Curve, family: Family) -> float:
-    """The lr that a curve speaks for, which is not past where the loss only rises."""
+    """The lr that a curve speaks for, which is not past where the loss diverges."""
     low, high = curve.valley
     wanted = float(low ** (1 - family.place) * high**family.place) * family.factor
     return wanted if curve.divergence is None else min(wanted, curve.divergence)
@@ -85,26 +88,55 @@ class Found:
     """What range tests over several seeds found.
 
     Args:
-        curves: Of each seed; those whose loss falls nowhere are not counted.
+        curves: Of each seed; those that speak for no lr are not counted.
         family: Of the optimizer.
+        title: What was tested: its optimizer, model and data.
     """
 
     curves: list[Curve]
     family: Family
+    title: str = ""
 
     @property
-    def falling(self) -> list[Curve]:
-        return [curve for curve in self.curves if curve.falls]
+    def answering(self) -> list[Curve]:
+        return [curve for curve in self.curves if curve.answers]
 
     @property
     def rates(self) -> list[float]:
         """What each seed speaks for."""
-        return [recommended(curve, self.family) for curve in self.falling]
+        return [recommended(curve, self.family) for curve in self.answering]
 
     @property
     def lr(self) -> float:
-        """The median over seeds, in two digits: as it is typed."""
-        return float(f"{statistics.median(self.rates):.2g}")
+        """In two digits, as it is typed: the median over seeds, unless one of them diverges before it.
+
+        Then it is what that seed speaks for.
+        """
+        ceiling = min(self.over_seeds(lambda curve: curve.divergence), default=math.inf)
+        wanted = self._median
+        if self.is_held:
+            wanted = min((c.divergence, recommended(c, self.family)) for c in self.answering if c.divergence)[1]
+        rounded = float(f"{wanted:.2g}")
+        return rounded if rounded <= ceiling else _below(wanted)
+
+    @property
+    def _median(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the median of the seeds is past where one of them diverges."""
+        return self._median > min(self.over_seeds(lambda curve: curve.divergence), default=math.inf)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the loss of most seeds falls clearly."""
+        return 2 * sum(curve.falls_clearly for curve in self.answering) > len(self.answering)
+
+    @property
+    def fall(self) -> float:
+        """By how much of the first loss it falls, the median of the seeds."""
+        return statistics.median(curve.gain / abs(curve.first) if curve.first else 0.0 for curve in self.answering)
 
     @property
     def spread(self) -> float:
@@ -112,7 +144,7 @@ class Found:
         return max(self.rates) / min(self.rates)
 
     def over_seeds(self, what: Callable[[Curve], float | None]) -> list[float]:
-        return [value for curve in self.falling if (value := what(curve)) is not None]
+        return [value for curve in self.answering if (value := what(curve)) is not None]
 
     @property
     def steepest(self) -> float:
@@ -124,55 +156,73 @@ class Found:
 
     @property
     def divergence(self) -> float | None:
-        """Where the loss begins to diverge, the median of the seeds in which it does; None if it does in none."""
+        """Where the loss diverges, the median of the seeds in which it does; None if it does in none."""
         found = self.over_seeds(lambda curve: curve.divergence)
         return statistics.median(found) if found else None
 
     @property
     def valley(self) -> tuple[float, float]:
-        ends = [curve.valley for curve in self.falling]
+        ends = [curve.valley for curve in self.answering]
         return statistics.median(low for low, _ in ends), statistics.median(high for _, high in ends)
 
     def line(self) -> str:
         """The answer in a line."""
         low, high = self.valley
         several = f", seeds {self.spread:.1f} x apart" if len(self.rates) > 1 else ""
-        return f"{self.lr:.2g} (valley of the loss {low:.1e} to {high:.1e}{several})"
+        rough = "" if self.is_sure else f"; a rough guess, as the loss hardly falls in this test, by {self.fall:.1%}"
+        return f"{self.lr:.2g} (valley of the loss {low:.1e} to {high:.1e}{several}{rough})"
 
-    def said(self) -> str:
-        told = [f"lr {self.line()}: {self.family.why}."]
-        if len(self.falling) < len(self.curves):
-            told.append(
-                f"In {counted(len(self.curves) - len(self.falling), 'seed')} the loss fell at no lr: not counted."
+    def told(self) -> str:
+        """The answer, why, and how far to trust it."""
+        low, high = self.valley
+        several = f", seeds {self.spread:.1f} x apart" if len(self.rates) > 1 else ""
+        lines = [f"lr {self.lr:.2g} (valley of the loss {low:.1e} to {high:.1e}{several}): {self._why()}."]
+        if not self.is_sure:
+            noise = statistics.median(2 * curve.noise / abs(curve.first or 1.0) for curve in self.answering)
+            lines.append(
+                f"The loss hardly falls in this test (by {self.fall:.1%}, where batches differ by ± {noise:.1%}): take "
+                f"it as a rough guess. More steps may tell more: steps={5 * len(self.curves[0].rates)}."
             )
-        if self.spread > 2:
-            told.append("The seeds disagree by more than 2: try more of them, seeds=10, or steps=400.")
+        if lost := len(self.curves) - len(self.answering):
+            lines.append(f"{counted(lost, 'seed')} of {len(self.curves)} did not answer: the loss fell at no lr.")
+        if self.spread > 2 and self.is_sure:
+            lines.append("The seeds disagree by more than 2: try more of them, seeds=10, or steps=400.")
         if self.divergence is None:
-            told.append(f"It did not diverge up to {self.curves[0].rates[-1]:g}: a larger max_lr may show more.")
+            lines.append(f"It did not diverge up to {self.curves[0].rates[-1]:g}: a larger max_lr may show more.")
+        return "\n".join(lines)
+
+    def _why(self) -> str:
+        if not self.is_held:
+            return self.family.why
+        return f"of the seed that diverges first, as the seeds' median, {self._median:.2g}, is past where it does"
+
+    def table(self) -> list[str]:
+        """What was found of each seed, a line for each quantity."""
         rows = [
             ("steepest fall", self.over_seeds(lambda curve: curve.steepest)),
+            ("valley from", self.over_seeds(lambda curve: curve.valley[0])),
             ("minimum", self.over_seeds(lambda curve: curve.minimum)),
-            ("minimum / 10", self.over_seeds(lambda curve: curve.minimum / 10)),
+            ("valley to", self.over_seeds(lambda curve: curve.valley[1])),
             ("divergence", self.over_seeds(lambda curve: curve.divergence)),
-            ("this answer", self.rates),
+            ("lr of a seed", self.rates),
         ]
-        told.append("")
-        told.append(f"{'':15}{'median':>9}{'of the seeds':>22}")
+        lines = [f"{'':15}{'median':>9}{'of the seeds':>22}"]
         for name, values in rows:
             ends = f"{min(values):.1e} … {max(values):.1e}" if values else ""
-            told.append(f"{name:15}{f'{statistics.median(values):.1e}' if values else 'none':>9}{ends:>22}")
-        return "\n".join([*told, "", f"To use it: lr={self.lr:g}"])
+            lines.append(f"{name:15}{f'{statistics.median(values):.1e}' if values else 'none':>9}{ends:>22}")
+        return lines
 
     def values(self) -> dict[str, Any]:
         low, high = self.valley
         return {
-            **{"lr": self.lr, "spread": self.spread, "family": self.family.name, "why": self.family.why},
+            **{"lr": self.lr, "spread": self.spread, "family": self.family.name, "why": self._why()},
+            **{"sure": self.is_sure, "fall": self.fall, "not_answering": len(self.curves) - len(self.answering)},
             **{"valley_low": low, "valley_high": high, "steepest": self.steepest, "minimum": self.minimum},
             **{"minimum/10": self.minimum / 10, "divergence": self.divergence},
             "seeds": [
                 {"seed": c.seed, "lr": recommended(c, self.family), "steepest": c.steepest, "minimum": c.minimum}
                 | {"divergence": c.divergence}
-                for c in self.falling
+                for c in self.answering
             ],
         }
 
@@ -186,27 +236,7 @@ class Found:
         ]
 
     def figure(self) -> Figure:
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        axes = figure.subplots()
-        low, high = self.valley
-        axes.axvspan(low, high, color="tab:green", alpha=0.12, label="valley")
-        for curve in self.curves:
-            shown = len(curve.finite)
-            axes.plot(curve.rates[:shown], curve.finite, color="tab:blue", alpha=0.15, linewidth=0.8)
-            axes.plot(curve.rates[:shown], curve.smoothed, color="tab:blue", linewidth=1.2)
-        axes.axvline(self.lr, color="black", label=f"lr {self.lr:.2g}")
-        axes.axvline(self.steepest, color="tab:purple", linestyle=":", label=f"steepest {self.steepest:.1e}")
-        axes.axvline(
-            self.minimum / 10, color="tab:orange", linestyle=":", label=f"minimum / 10 {self.minimum / 10:.1e}"
-        )
-        if self.divergence is not None:
-            axes.axvline(self.divergence, color="tab:red", linestyle="--", label=f"divergence {self.divergence:.1e}")
-        lows = [min(curve.smoothed) for curve in self.falling]
-        first = max(curve.smoothed[0] for curve in self.falling)
-        axes.set_ylim(min(lows) - 0.08 * (first - min(lows)), first + 0.4 * (first - min(lows)))
-        axes.set(xscale="log", xlabel="lr", ylabel="training loss (thin: of each step, bold: smoothed)")
-        axes.legend(loc="lower left", fontsize="small")
-        return figure
+        return draw(self.curves, Marks(self.lr, self.valley, self.steepest, self.minimum, self.divergence), self.title)
 
     def scalars(self) -> Iterator[tuple[str, int, float]]:
         for curve in self.curves:
@@ -216,29 +246,49 @@ class Found:
                     yield "range_test/lr", step, rate
 
 
-def advised(curves: Sequence[Curve], optimizer: Mapping[str, Any]) -> Found:
+def _below(value: float) -> float:
+    """In two digits, and less."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{(math.ceil(value / digit) - 1) * digit:.2g}")
+
+
+def advised(curves: Sequence[Curve], recipe: Mapping[str, Any]) -> Found:
     """The answer of several curves.
 
+    Args:
+        curves: Of each seed.
+        recipe: Whose optimizer, model and data they are of.
+
     Raises:
-        ConfigError: If in most of them the loss falls at no lr.
+        ConfigError: If most of them speak for no lr.
     """
-    found = Found(list(curves), family_of(optimizer))
-    if 2 * len(found.falling) > len(found.curves):
+    names = [str(recipe[part].get("_target_")).rpartition(".")[2] for part in ("optimizer", "model", "data")]
+    names[-1] = str(recipe["data"].get("name") or names[-1])
+    found = Found(list(curves), family_of(recipe["optimizer"]), " · ".join(names))
+    if 2 * len(found.answering) >= len(found.curves):
         return found
-    curve = next(curve for curve in curves if not curve.falls)
+    raise ConfigError(_refusal([curve for curve in curves if not curve.answers], len(curves)))
+
+
+def _refusal(silent: Sequence[Curve], seeds: int) -> str:
+    """Why there is no answer, with the losses of the first of the seeds that give none."""
+    curve = silent[0]
     low, last = curve.rates[0], curve.rates[len(curve.losses) - 1]
     if not curve.finite:
-        raise ConfigError(
+        return (
             f"`find_lr` must begin with a loss that is finite, got {curve.losses[0]} at the first step, before any lr "
             "has moved the model. Look at the data and the init, or try init=default."
         )
-    if curve.has_diverged:
-        raise ConfigError(
-            f"`find_lr` must find an lr at which the loss falls, but it diverges at every lr from {low:g} on: "
-            f"{curve.losses[0]:.3g} at the first step, {curve.losses[-1]:.3g} at lr {last:.2g}. "
+    of = f" ({counted(len(silent), 'seed')} of {seeds}; this is seed {curve.seed})" if seeds > 1 else ""
+    if curve.diverges_at_once:
+        return (
+            f"`find_lr` must find an lr at which the loss falls, but it rises from the first lr, {low:g}, on: "
+            f"{curve.first:.3g} at first, {curve.finite[-1]:.3g} at lr {curve.rates[len(curve.finite) - 1]:.2g}{of}. "
             "Try a smaller min_lr, clipping=norm, or another init."
         )
-    raise ConfigError(
-        f"`find_lr` must find an lr at which the loss falls, but it stays at {curve.losses[0]:.3g} from lr {low:g} to "
-        f"{last:.2g}. Look at the data, the init and what is frozen, or try a larger max_lr."
+    rises = f", and from lr {curve.divergence:.2g} on it rises" if curve.divergence is not None else ""
+    return (
+        f"`find_lr` must find an lr at which the loss falls, but it stays at {curve.first:.3g} from lr {low:g} to "
+        f"{curve.divergence or last:.2g}, {curve.lowest:.3g} where it is lowest{rises}{of}. "
+        "Look at the data, the init and what is frozen, or try a larger max_lr or more steps."
     )

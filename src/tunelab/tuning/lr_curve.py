@@ -24,6 +24,15 @@ VALLEY = 0.3
 LEAST_GAIN = 0.02
 """Of the first loss: what falls by less does not fall."""
 
+LASTING_DECADES = 0.1
+"""Of the lr axis: what rises for less comes down again."""
+
+RISE = 3.0
+"""Standard deviations of a step's loss, nine of the smoothed: what rises by less is noise."""
+
+CLEAR_GAIN, CLEAR_NOISE = 0.1, 3.0
+"""Of the first loss, and standard deviations of a step's: what falls by less tells little of where to train."""
+
 
 def smoothed(losses: Sequence[float], beta: float) -> list[float]:
     """The exponential average of losses, without the pull of its start towards zero.
@@ -71,60 +80,109 @@ class Curve:
 
     @property
     def _beta(self) -> float:
-        decades = math.log10(self.rates[-1] / self.rates[0])
-        return 1 - 1 / max(1.0, DECADES_REMEMBERED * (len(self.rates) - 1) / decades)
+        return 1 - 1 / max(1.0, DECADES_REMEMBERED * self._steps_in_decade)
 
     @cached_property
     def smoothed(self) -> list[float]:
         return smoothed(self.finite, self._beta)
 
-    @cached_property
-    def _end(self) -> int | None:
-        """The step at which it has diverged: half of what the loss had gained is lost again, and more than noise."""
-        best, first = math.inf, self._first
-        for k, loss in enumerate(self.smoothed):
-            best = min(best, loss)
-            if loss - best > max(LOST * (first - best), self._noise, LEAST_GAIN * abs(first)):
-                return k
-        return len(self.finite) if len(self.finite) < len(self.losses) else None
+    @property
+    def _steps_in_decade(self) -> float:
+        return (len(self.rates) - 1) / math.log10(self.rates[-1] / self.rates[0])
 
     @cached_property
-    def _noise(self) -> float:
-        """Four standard deviations of a step's loss, from what lies between those of the first steps."""
+    def _end(self) -> int | None:
+        """The step from which it has diverged: half of what the loss had gained is lost for good, and more than noise.
+
+        Before the steps of its opening are made, or a loss is not finite, nobody knows what is noise.
+        """
+        over, best, above = len(self.finite) < len(self.losses), self.first, 0
+        if len(self.finite) < self._opening:
+            return len(self.finite) if over else None
+        begin = 1 if self._rises_at_once else self._averaged
+        for k, loss in enumerate(self.smoothed[begin:], begin):
+            best = min(best, loss)
+            least = max(LOST * (self.first - best), RISE * self.noise, LEAST_GAIN * abs(self.first))
+            above = above + 1 if loss - best > least else 0
+            if above > LASTING_DECADES * self._steps_in_decade:
+                return k - above + 1
+        if over or (above and len(self.losses) == len(self.rates)):
+            return len(self.finite) - above
+        return None
+
+    @cached_property
+    def noise(self) -> float:
+        """The standard deviation of a step's loss, from what lies between the first; 0 if it rises at once."""
+        if self._rises_at_once:
+            return 0.0
         between = np.diff(self.finite[: self._opening])
-        return 4 * float(np.std(between)) / math.sqrt(2) if len(between) else 0.0
+        return float(np.std(between)) / math.sqrt(2) if len(between) else 0.0
 
     @property
     def _opening(self) -> int:
         """Steps whose lr moves little, if any does."""
         return max(10, len(self.rates) // 10)
 
+    @property
+    def _averaged(self) -> int:
+        """Where the smoothed loss begins to be more than that of a few steps."""
+        return self._opening // 2
+
     @cached_property
-    def _first(self) -> float:
-        """The loss before anything has moved: of one step it would be noise, and it may rise at once."""
+    def _rises_at_once(self) -> bool:
         opening = self.finite[: self._opening]
-        return float(min(np.median(opening), np.mean(opening[:3]))) if opening else math.nan
+        return bool(opening) and min(opening) == opening[0] < float(np.median(opening)) - LOST * abs(opening[0])
+
+    @cached_property
+    def first(self) -> float:
+        """The loss before anything has moved: of one step it would be noise, unless it rises at once."""
+        opening = self.finite[: self._opening]
+        return (opening[0] if self._rises_at_once else float(np.median(opening))) if opening else math.nan
 
     @cached_property
     def _lowest(self) -> int:
-        averaged = self._opening // 2  # what comes before is the loss of a few steps
-        later = self.smoothed[averaged : self._end]
-        return averaged + int(np.argmin(later)) if later else 0
+        later = self.smoothed[self._averaged : self._end]
+        return self._averaged + int(np.argmin(later)) if later else 0
+
+    @property
+    def _leaving(self) -> int:
+        """The last step before its lowest at which the loss was what it was at first: what lies before is flat."""
+        before = range(self._averaged, self._lowest)
+        return max((k for k in before if self.smoothed[k] >= self.first), default=self._averaged)
 
     @property
     def has_diverged(self) -> bool:
         return self._end is not None
 
     @property
+    def diverges_at_once(self) -> bool:
+        """Whether it has diverged before a tenth of the test was made."""
+        return self._end is not None and self._end <= self._opening
+
+    @property
+    def lowest(self) -> float:
+        """The smoothed loss where it is lowest, NaN if none is finite."""
+        return self.smoothed[self._lowest] if self.smoothed else math.nan
+
+    @property
     def gain(self) -> float:
         """How far the smoothed loss falls."""
-        return self._first - self.smoothed[self._lowest] if self.smoothed else math.nan
+        return self.first - self.lowest
 
     @property
     def falls(self) -> bool:
         """Whether the loss falls at all, by more than its noise."""
-        noise = self._noise * math.sqrt((1 - self._beta) / (1 + self._beta))  # of an average
-        return bool(self.gain > max(noise, LEAST_GAIN * abs(self._first))) if self.smoothed else False
+        noise = 4 * self.noise * math.sqrt((1 - self._beta) / (1 + self._beta))  # of an average
+        return self.gain > max(noise, LEAST_GAIN * abs(self.first))
+
+    @property
+    def falls_clearly(self) -> bool:
+        return self.falls and self.gain > max(CLEAR_NOISE * self.noise, CLEAR_GAIN * abs(self.first))
+
+    @property
+    def answers(self) -> bool:
+        """Whether it speaks for an lr: the loss falls, or it is lowest somewhere before it diverges."""
+        return self.falls or (self.has_diverged and not self.diverges_at_once and self.gain > 0)
 
     @property
     def minimum(self) -> float:
@@ -134,27 +192,29 @@ class Curve:
     @property
     def steepest(self) -> float:
         """The lr at which the smoothed loss falls fastest against log lr, on its way to its lowest."""
-        width = max(3, round(SLOPE_DECADES * (len(self.rates) - 1) / math.log10(self.rates[-1] / self.rates[0])) | 1)
+        width = max(3, round(SLOPE_DECADES * self._steps_in_decade) | 1)
         logs, losses = np.log10(self.rates), np.asarray(self.smoothed)
-        starts = range(max(1, self._lowest - width + 2))
+        begin = max(0, min(self._leaving, self._lowest - width + 1))
+        starts = range(begin, max(begin + 1, self._lowest - width + 2))
         slopes = [float(np.polyfit(logs[k : k + width], losses[k : k + width], 1)[0]) for k in starts]
-        return self.rates[int(np.argmin(slopes)) + width // 2]
+        return self.rates[min(starts[int(np.argmin(slopes))] + width // 2, self._lowest)]
 
     @property
     def valley(self) -> tuple[float, float]:
-        """Between which lrs the smoothed loss is near its lowest: most of its gain made, and not lost again."""
-        height = self.smoothed[self._lowest] + VALLEY * self.gain
-        low = next(k for k, loss in enumerate(self.smoothed) if loss < height)
+        """Between which lrs the smoothed loss is near its lowest: most of its gain made, and nothing lost for good."""
+        height = self.lowest + VALLEY * self.gain
+        before = enumerate(self.smoothed[self._leaving : self._lowest + 1], self._leaving)
+        low = next((k for k, loss in before if loss < height), self._lowest)
         behind = enumerate(self.smoothed[self._lowest :], self._lowest)
         high = next((k for k, loss in behind if loss > height), len(self.finite) - 1)
-        return self.rates[low], self.rates[high]
+        return self.rates[low], min(self.rates[high], self.divergence or math.inf)
 
     @property
     def divergence(self) -> float | None:
-        """The lr from which on the loss only rose, until it had diverged; None if it has not."""
+        """The lr from which on the loss only rose, until half of its gain was lost for good; None if it never was."""
         if self._end is None:
             return None
         k = min(self._end, len(self.finite) - 1)
-        while k > 0 and self.finite[k - 1] < self.finite[k]:
+        while k > self._lowest and self.finite[k - 1] < self.finite[k]:
             k -= 1
-        return self.rates[k]
+        return self.rates[max(k, 0)]

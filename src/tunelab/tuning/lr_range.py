@@ -68,7 +68,7 @@ def find_lr(recipe: DictConfig, plan: Plan, advance: Advance = lambda found: Non
         fit(with_value(still, "seed", seed % 2**32), [ramp])
         ramp.end()
         curves.append(Curve(seed, rates, ramp.losses))
-    return advised(curves, recipe.optimizer)
+    return advised(curves, recipe)
 
 
 def _alone(recipe: DictConfig, steps: int) -> DictConfig:
@@ -172,5 +172,6 @@ class _Ramp(Callback):
 
     def end(self) -> None:
         """Tells of the looks that divergence has made needless."""
+        divergence = Curve(self.seed, self.rates, self.losses).divergence
         for _ in range(self._looks, -(-len(self.rates) // STEPS_BETWEEN_LOOKS)):
-            self.advance(f"seed {self.seed}: diverged at lr {self.rates[len(self.losses) - 1]:.1e}")
+            self.advance(f"seed {self.seed}: diverged at lr {divergence:.1e}")
