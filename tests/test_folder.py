@@ -136,6 +136,8 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(run: Path
         (["optimizer=sgd"], [], ["optimizer=sgd"]),
         (["+model.depth=2", "lr=1"], ["model.depth=3"], ["+model.depth=2", "lr=1", "model.depth=3"]),
         (["~trainer", "name=it's"], ["trainer=cpu"], ["name=it's", "trainer=cpu"]),
+        (["init=normal", "init.std=1"], ["init=lsuv"], ["init=lsuv"]),  # which has no such key
+        (["loss.gamma=1"], ["loss=[focal]"], ["loss.gamma=1", "loss=[focal]"]),  # of a list, whose members may be there
     ],
 )
 def test_the_command_for_a_new_run_has_each_key_once(

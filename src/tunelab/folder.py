@@ -224,6 +224,9 @@ class RunFolder:
             key = override.split("=")[0].lstrip("+~")
             if key == "find_lr" and "lr" in new:  # a run is told its lr, or finds it
                 continue
+            option = new.get(key.split(".")[0], "=[").partition("=")[2]
+            if "." in key and not option.startswith("["):  # of an option that another takes the place of
+                continue
             instead = new.get(key)
             # an added key must be there for its value to be changed
             if instead is None or (override.startswith("+") and not instead.startswith("+")):
