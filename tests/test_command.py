@@ -331,7 +331,7 @@ def test_the_lines_at_the_end_begin_in_one_column_and_one_thread_is_one(tmp_path
     for objective in ("val/loss", "val/accuracy"):
         outcome = typed(tmp_path, "data=wine", "threads=1", f"objective={objective}", *TINY)
         lines = [line for line in outcome.out.splitlines() if line.strip()]
-        assert [line.split("  ")[0] for line in lines[-2:]] == ["run folder", "look at it"]
+        assert [line.split("  ")[0] for line in lines[-4:]] == ["run folder", "look at it", "what to try", "more"]
         assert len({re.match(r"\S+(?: \S+)* {2,}", line).end() for line in lines}) == 1  # type: ignore[union-attr]
         assert "· 1 thread\n" in outcome.err
 

@@ -36,6 +36,7 @@ PAGE = OmegaConf.load(conf_folder() / "train.yaml")
 DIALS = [str(key) for key in PAGE if not OmegaConf.is_config(PAGE._get_node(key))]
 
 every_file = pytest.mark.parametrize(("group", "option"), FILES, ids=["/".join(file) for file in FILES])
+SECONDS = (("trainer", "ddp"), ("logger", "mlflow"), ("logger", "wandb"))  # processes, services
 
 
 # sqlalchemy's word to mlflow, which this project cannot heed
@@ -129,7 +130,10 @@ def test_every_file_has_a_target_but_those_that_set_numbers_for_the_others() -> 
     }
 
 
-@every_file
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pytest.param(*f, id="/".join(f), marks=pytest.mark.slow if f in SECONDS else ()) for f in FILES],
+)
 @ignore_mlflow
 def test_every_option_trains(compose: Compose, fit: Fit, group: str, option: str, tmp_path: Path) -> None:
     if needs_gpu(choose(group, option)):

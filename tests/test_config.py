@@ -148,6 +148,7 @@ RANGES = [
     ("trainer.check_val_every_n_epoch=0", "be at least 1", "trainer.check_val_every_n_epoch=1"),
     ("trainer.log_every_n_steps=0", "be at least 1", "trainer.log_every_n_steps=50"),
     ("compile=1", "be true or false", "compile=true"),
+    ("find_lr=1", "be true or false", "find_lr=true"),
     ("augmentation=light augmentation.crop_fraction=1", "be less than 1", "augmentation.crop_fraction=0.125"),
     ("augmentation=light augmentation.erase_fraction=1", "be less than 1", "augmentation.erase_fraction=0.2"),
     ("augmentation=light augmentation.jitter=-1", "be at least 0", "augmentation.jitter=0.2"),

@@ -270,6 +270,7 @@ def test_norms_and_limits_are_those_of_unscaled_gradients(clipping: str, fit: Fi
     assert equal(content(folder)["state_dict"], content(plain)["state_dict"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [*(pytest.param(n, marks=pytest.mark.slow) for n in (3, 30)), 11])
 def test_a_scaled_run_that_is_ended_at_any_step_goes_on_with_its_scaler(
     tmp_path: Path,

@@ -78,7 +78,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run
 
 
-QUICK = (0, 2, 3)
+QUICK = (0, 3)
 
 
 def moments() -> list[Any]:

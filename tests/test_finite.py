@@ -520,8 +520,9 @@ def test_the_command_ends_in_words_with_code_1_and_keeps_the_folder(tmp_path: Pa
     assert outcome.code == 1
     assert "Traceback" not in outcome.text
     assert "became NaN at step" in outcome.err
-    kept, try_this, command = outcome.err.splitlines()[-3:]
+    kept, try_this, command, more = outcome.err.splitlines()[-4:]
     assert kept == "Until step 1 all was finite; run/checkpoints/last.ckpt is of step 1."
     assert try_this == "Try lr=0.01 or clipping=norm."
     assert command == "For a new run type: python train.py data=wine size=tiny optimizer=sgd epochs=2 lr=0.01"
+    assert more == "More: python train.py diagnose run=run"
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"

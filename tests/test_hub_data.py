@@ -91,6 +91,7 @@ def test_a_local_copy_of_mnist_has_its_pixels_its_classes_and_its_own_test_part(
     assert data.spec.input_std == pytest.approx([fitted.std()], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_local_copy_of_cifar10_is_read_in_colour_from_columns_of_other_names(tmp_path, read):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})

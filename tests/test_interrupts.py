@@ -115,6 +115,7 @@ def test_a_run_ends_wherever_it_is_and_goes_on_from_there(
     assert [path.name for path in (tmp_path / "cut").rglob(".*")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["a step", pytest.param("writing a checkpoint", marks=pytest.mark.slow)])
 def test_a_second_signal_ends_a_run_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], whole: Path, place: str
@@ -136,6 +137,7 @@ def test_a_second_signal_ends_a_run_at_once(
     assert_the_same_run(whole, tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_a_run_without_checkpoints_says_where_the_last_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("size=tiny", "epochs=1", "threads=1", "test=false")
     assert typed(tmp_path, *words, "hydra.run.dir=run").code == 0

@@ -39,7 +39,9 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     [
         (),
         ("trainer.accumulate_grad_batches=4", "clipping=percentile", "regularization=[ema,mixup]"),
-        ("optimizer=sam", "model=cnn", "augmentation=light", "augmentation.flip=false"),
+        pytest.param(
+            ("optimizer=sam", "model=cnn", "augmentation=light", "augmentation.flip=false"), marks=pytest.mark.slow
+        ),
         ("optimizer=lbfgs", "batch_size=full", "data=iris"),
         ("optimizer=schedule_free", "regularization=[dropout,l2]"),
         ("scheduler=plateau", "scheduler.patience=0", "warmup_steps=5"),

@@ -146,6 +146,7 @@ def run(folder: Path, *words: str) -> Outcome:
     return typed(folder, "size=tiny", "epochs=2", "test=false", "logger=[csv]", "hydra.run.dir=run", *words)
 
 
+@pytest.mark.slow
 def test_a_resume_of_a_run_that_is_going_on_is_refused_and_works_when_it_has_ended(tmp_path: Path) -> None:
     run(tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

@@ -144,6 +144,7 @@ def test_the_last_hidden_layer_is_as_wide_as_asked(model, width, compose):
     assert _network(compose, model, f"size.width={width}", "size.depth=2").head.in_features == width
 
 
+@pytest.mark.slow
 @every_model
 def test_more_width_and_more_depth_give_more_parameters(model, kind, compose):
     # the 18 layers of resnet18 are its own

@@ -160,19 +160,21 @@ def test_a_frozen_layer_has_no_gradient_norm_and_the_others_theirs(fit_with):
 
 
 def test_gradient_norms_of_accumulated_gradients_are_those_of_the_step(fit_with):
-    # the mean over the batches of a step, not the last batch alone
+    # the mean over the examples of a step, not the last batch alone
     class Accumulated(Callback):
         def __init__(self):
-            self.gradients, self.norms = [], []
+            self.gradients, self.norms, self.examples = [], [], 0
 
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             loss = nn.functional.cross_entropy(module.model(batch[0]), batch[1])
-            self.gradients.append(torch.autograd.grad(loss, list(module.model.parameters())))
+            gradients = torch.autograd.grad(loss, list(module.model.parameters()))
+            self.gradients.append([len(batch[1]) * gradient for gradient in gradients])
+            self.examples += len(batch[1])
 
         def on_before_optimizer_step(self, trainer, module, optimizer):
             of_step = zip(*self.gradients, strict=True)
-            self.norms.append(_norm([sum(batches) / len(self.gradients) for batches in of_step]))
-            self.gradients.clear()
+            self.norms.append(_norm([sum(batches) / self.examples for batches in of_step]))
+            self.gradients, self.examples = [], 0
 
     seen = Accumulated()
     fitted = fit_with([seen], *DATA, *EVERY, "trainer.accumulate_grad_batches=4", "callbacks=[gradients]")

@@ -91,6 +91,7 @@ def test_it_trains_with_every_callback_and_its_layers_are_watched(project: Path,
     assert written["val/loss"].dropna().iloc[-1] < written["val/loss"].dropna().iloc[0]
 
 
+@pytest.mark.slow
 def test_its_run_that_was_cut_short_and_resumed_is_the_uninterrupted_one(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

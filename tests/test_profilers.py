@@ -363,6 +363,7 @@ def test_a_run_too_short_for_the_schedule_keeps_what_there_is_and_says_so(fit, c
     assert ("is shorter than the 5 of profiler.wait, warmup and active" in caplog.text) == (steps < 5)
 
 
+@pytest.mark.slow
 def test_with_stacks_an_operation_is_named_with_the_line_that_asked_for_it(fit):
     _, folder = fit(*SHORT, "profiler=pytorch", "profiler.with_stack=true", "profiler.active=1")
     text = (folder / "profile.txt").read_text()

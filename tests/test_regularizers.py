@@ -300,6 +300,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["cnn", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_all_regularizers_at_once_train_and_resume_to_the_last_bit(model, tmp_path, monkeypatch):
     command = (*IMAGES, f"model={model}", f"regularization=[{','.join(ALL[model])}]", "augmentation=light")

@@ -43,7 +43,7 @@ RECIPES = {
 recipes = pytest.mark.parametrize(
     "words",
     [
-        pytest.param(words, id=name, marks=pytest.mark.slow if i > 3 else ())
+        pytest.param(words, id=name, marks=pytest.mark.slow if i else ())
         for i, (name, words) in enumerate(RECIPES.items())
     ],
 )
@@ -142,6 +142,7 @@ def test_a_run_may_be_cut_and_resumed_many_times(tmp_path: Path, monkeypatch: py
     assert twice == {}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_another_folder_under_its_own_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_run_resumes_from_another_folder_under_its_own_seed(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_one_of_its_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_a_killed_run_equals_the_uninterrupted_one_when_it_is_resumed(tmp_path: 
     assert twice == {}
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_with_130_says_how_to_continue_and_that_works(tmp_path: Path) -> None:
     command = ("size=tiny", "epochs=60", "threads=1")
     process = start(tmp_path, *command)
@@ -293,6 +296,7 @@ def test_a_run_that_was_changed_on_the_way_is_not_repeated_but_begun_anew(tmp_pa
     assert re.search(r"To begin anew with what it ended with, type: python train\.py .*epochs=8", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -339,7 +343,9 @@ def test_what_changes_the_recipe_is_refused_with_the_command_for_a_new_run(
 # ---- checkpoints that will not do
 
 
-@pytest.mark.parametrize("content", ["empty", "half", "text", "foreign"])
+@pytest.mark.parametrize(
+    "content", ["half", *(pytest.param(c, marks=pytest.mark.slow) for c in ("empty", "text", "foreign"))]
+)
 def test_a_damaged_checkpoint_is_refused_with_the_other_one(tmp_path: Path, finished: Path, content: str) -> None:
     last = finished / "checkpoints" / "last.ckpt"
     whole_bytes = last.read_bytes()
@@ -375,6 +381,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_keys_that_differ(tmp_
     assert "Name the folder of the run that wrote it." in text
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_same_layers_with_other_shapes_is_refused_with_both(tmp_path: Path, finished: Path) -> None:
     assert typed(tmp_path, "size=tiny", "size.width=48", "epochs=1", "hydra.run.dir=other").code == 0
     last = finished / "checkpoints" / "last.ckpt"
@@ -384,6 +391,7 @@ def test_a_checkpoint_of_the_same_layers_with_other_shapes_is_refused_with_both(
     assert "model.hidden1.weight has shape (48, 64), not (32, 64)" in text
 
 
+@pytest.mark.slow
 def test_a_resume_that_needs_a_checkpoint_that_was_never_kept_leaves_the_run_alone(tmp_path: Path) -> None:
     typed(tmp_path, "size=tiny", "epochs=1", "callbacks=[]", "hydra.run.dir=bare")
     before = {p: p.read_bytes() for p in (tmp_path / "bare").rglob("*") if p.is_file() and p.name != "train.log"}

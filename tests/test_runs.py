@@ -236,6 +236,7 @@ def test_a_repeated_run_is_the_same_bit_for_bit_in_a_folder_of_its_own(of_two_th
     assert (second["seed"], second["threads"]) == (7, 2)
 
 
+@pytest.mark.slow
 def test_a_repetition_can_itself_be_repeated(of_two_threads: Path, tmp_path: Path) -> None:
     first = typed(tmp_path, f"repeat={of_two_threads}")
     second = typed(tmp_path, f"repeat={first.folder}")
@@ -304,6 +305,7 @@ def test_a_run_of_a_multirun_is_the_run_of_its_own_command(tmp_path: Path) -> No
     assert same_bits(of_several, tmp_path / alone)
 
 
+@pytest.mark.slow
 def test_optunas_own_sweeper_gets_the_objective_of_each_run(tmp_path: Path) -> None:
     words = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize")
     outcome = typed(tmp_path, "-m", *words, "hydra.sweeper.sampler.seed=1", "lr=tag(log,interval(1e-4,1e-1))", *TINY)

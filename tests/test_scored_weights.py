@@ -235,7 +235,11 @@ def test_a_trained_task_is_validated_outside_the_fit_as_it_was_inside(words, fit
             ),
             id="ema, swa, mixup, dropout and augmentation",
         ),
-        pytest.param(("model=cnn", "model.normalization=batch", *AVERAGES["schedule_free"]), id="schedule_free"),
+        pytest.param(
+            ("model=cnn", "model.normalization=batch", *AVERAGES["schedule_free"]),
+            id="schedule_free",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ("regularization=[ema,dropout]", *AVERAGES["schedule_free_sgd"]),
             id="schedule_free_sgd and ema",

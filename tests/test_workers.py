@@ -56,7 +56,7 @@ def same(ours, theirs):
             assert torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_workers_read_the_batches_that_memory_has_in_every_epoch(source, workers):
     kept, read = source(), source("data.in_memory=false", f"data.workers={workers}")
     for part in ("train", "val", "test"):

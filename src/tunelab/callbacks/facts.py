@@ -45,6 +45,8 @@ class Facts(Callback):
     def __init__(self, folder: Path) -> None:
         self.path = folder / FACTS
         self.found: dict[str, Any] = {}  # and not yet written
+        self._loss: Tensor | None = None  # of the first step, on the device, as are the norms of its gradients
+        self._norms: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.path.exists():
@@ -59,23 +61,18 @@ class Facts(Callback):
             self._write()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.found and self.found["first_gradient_norms"] is None and not _in_parts(trainer):
-            of_layers = layers(model_of(pl_module))
-            gradients = {p: p.grad for own in of_layers.values() for p in own if p.grad is not None}
-            read = norms(list(gradients.values())).tolist() if gradients else []
-            each = dict(zip(gradients, read, strict=True))
-            self.found["first_gradient_norms"] = {
-                layer: _finite(math.hypot(*(each[p] for p in own if p in each)))
-                for layer, own in of_layers.items()
-                if any(p in each for p in own)
-            }
+        if self.found and self._norms is None and not _in_parts(trainer):
+            self._layers = layers(model_of(pl_module))
+            gradients = {p: p.grad for own in self._layers.values() for p in own if p.grad is not None}
+            self._measured = list(gradients)
+            self._norms = norms(list(gradients.values())) if gradients else torch.empty(0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         losses: list[Tensor] = getattr(getattr(pl_module, "unwritten", None), "losses", [])
         if self.found and batch_idx == 0 and losses:
-            self.found["first_loss"] = _finite(float(losses[0]))
+            self._loss = losses[0]
         if batch_idx + 1 >= trainer.accumulate_grad_batches or trainer.global_step:
             self.__dict__["on_train_batch_end"] = None  # Lightning skips what cannot be called
 
@@ -87,8 +84,18 @@ class Facts(Callback):
 
     def _write(self) -> None:
         found, self.found = self.found, {}
-        if found:
-            write_json(self.path, found)
+        if not found:
+            return
+        if self._loss is not None:
+            found["first_loss"] = _finite(float(self._loss))
+        if self._norms is not None:
+            each = dict(zip(self._measured, self._norms.tolist(), strict=True))
+            found["first_gradient_norms"] = {
+                layer: _finite(math.hypot(*(each[p] for p in own if p in each)))
+                for layer, own in self._layers.items()
+                if any(p in each for p in own)
+            }
+        write_json(self.path, found)
 
 
 def _finite(value: float) -> float | None:
