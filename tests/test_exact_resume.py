@@ -167,6 +167,7 @@ def test_a_run_that_ends_by_its_number_of_steps_keeps_its_last_and_its_best_stat
     assert (last["global_step"], best["epoch"] + 1) == (60, result["objective"]["epoch"])
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_validation_within_an_epoch_loses_no_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

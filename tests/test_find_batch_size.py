@@ -353,6 +353,7 @@ def test_the_tool_answers_with_a_table_curves_and_what_to_type(tmp_path: Path) -
     assert [e.step for e in events.Scalars("samples_per_second")][:2] == [16, 32]
 
 
+@pytest.mark.slow
 def test_a_full_batch_counts_its_examples_and_muons_two_lrs_both_follow() -> None:
     answer: Any = tunelab.find_batch_size(*QUICK, "batch_size=full", "optimizer=muon")
     assert answer.before.batch_size == 120

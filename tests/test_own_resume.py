@@ -113,6 +113,7 @@ def stopped(project: Path, monkeypatch: pytest.MonkeyPatch, batches: int, *words
         return run(project, *words)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*has `shuffle=True`")
 @pytest.mark.parametrize(
     "source", [pytest.param(source, marks=() if source == "Augmented" else pytest.mark.slow) for source in SOURCES]

@@ -106,6 +106,7 @@ def test_its_run_that_was_cut_short_and_resumed_is_the_uninterrupted_one(
     assert len({(project / name / "metrics.csv").read_text() for name in RUNS}) == 1
 
 
+@pytest.mark.slow
 def test_its_run_is_not_evaluated_and_says_why(project: Path) -> None:
     assert run(project, *WORDS, "epochs=1", "hydra.run.dir=one").code == 0
     text = refused(run(project, "evaluate", "run=one"), 1)

@@ -256,6 +256,7 @@ def test_under_other_conditions_a_run_warns_once_of_all_that_differs(
     ]
 
 
+@pytest.mark.slow
 def test_a_table_that_was_changed_since_is_named(tmp_path: Path) -> None:
     rows = [f"{number % 7},{'abc'[number % 3]}\n" for number in range(90)]
     table = tmp_path / "rows.csv"

@@ -107,6 +107,7 @@ def test_more_workers_than_cores_are_no_warning(source):
     assert data.train_dataloader().loader.num_workers == os.cpu_count() + 1  # made without a warning, an error here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_is_damaged_after_the_start_is_said_in_words(source, folder, workers):
     data = source("data.in_memory=false", f"data.workers={workers}")
