@@ -83,14 +83,14 @@ def recommended(curve: Curve, family: Family) -> float:
     return wanted if curve.divergence is None else min(wanted, curve.divergence)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Found:
     """What range tests over several seeds found.
 
     Args:
         curves: Of each seed; those that speak for no lr are not counted.
         family: Of the optimizer.
-        title: What was tested: its optimizer, model and data.
+        title: What was tested: its optimizer and the recipe's name.
     """
 
     curves: list[Curve]
@@ -202,6 +202,7 @@ class Found:
             ("steepest fall", self.over_seeds(lambda curve: curve.steepest)),
             ("valley from", self.over_seeds(lambda curve: curve.valley[0])),
             ("minimum", self.over_seeds(lambda curve: curve.minimum)),
+            ("minimum / 10", self.over_seeds(lambda curve: curve.minimum / 10)),
             ("valley to", self.over_seeds(lambda curve: curve.valley[1])),
             ("divergence", self.over_seeds(lambda curve: curve.divergence)),
             ("lr of a seed", self.rates),
@@ -262,8 +263,7 @@ def advised(curves: Sequence[Curve], recipe: Mapping[str, Any]) -> Found:
     Raises:
         ConfigError: If most of them speak for no lr.
     """
-    names = [str(recipe[part].get("_target_")).rpartition(".")[2] for part in ("optimizer", "model", "data")]
-    names[-1] = str(recipe["data"].get("name") or names[-1])
+    names = [str(recipe["optimizer"].get("_target_")).rpartition(".")[2], str(recipe.get("name", ""))]
     found = Found(list(curves), family_of(recipe["optimizer"]), " · ".join(names))
     if 2 * len(found.answering) >= len(found.curves):
         return found

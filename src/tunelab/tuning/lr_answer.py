@@ -12,7 +12,7 @@ from tunelab.tuning.lr_advice import Found
 from tunelab.tuning.lr_range import Plan, find_lr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FoundLr(Found, Answer):
     """The lr of a recipe, with the curves that it follows from.
 
