@@ -109,7 +109,7 @@ def test_no_seed_speaks_for_an_lr_past_its_divergence_nor_diverges_before_its_mi
             assert all(recommended(curve, family) <= curve.divergence for family in FAMILIES.values())
 
 
-SGD = {"optimizer": {"_target_": "torch.optim.SGD"}, "model": {"_target_": "a.Net"}, "data": {"name": "digits"}}
+SGD = {"name": "digits-mlp", "optimizer": {"_target_": "torch.optim.SGD"}}
 
 
 def test_seeds_that_do_not_answer_are_left_out_and_said() -> None:
@@ -117,7 +117,7 @@ def test_seeds_that_do_not_answer_are_left_out_and_said() -> None:
     found = advised([noisy(0, 0.3), noisy(1, 0.3), dead], SGD)
     assert found.lr == advised([noisy(0, 0.3), noisy(1, 0.3)], SGD).lr
     assert "1 seed of 3 did not answer: the loss fell at no lr." in found.told()
-    assert found.title == "SGD · Net · digits"
+    assert found.title == "SGD · digits-mlp"
     found.figure()
     with pytest.raises(ConfigError, match="must begin with a loss that is finite"):
         advised([noisy(0, 0.3), dead, dead], SGD)

@@ -263,7 +263,7 @@ def advised(curves: Sequence[Curve], recipe: Mapping[str, Any]) -> Found:
     Raises:
         ConfigError: If most of them speak for no lr.
     """
-    names = [str(recipe["optimizer"].get("_target_")).rpartition(".")[2], str(recipe.get("name", ""))]
+    names = [str(recipe["optimizer"].get("_target_")).rpartition(".")[2], str(recipe["name"])]
     found = Found(list(curves), family_of(recipe["optimizer"]), " · ".join(names))
     if 2 * len(found.answering) >= len(found.curves):
         return found
