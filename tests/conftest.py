@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -83,6 +84,7 @@ def _one_thread() -> None:
 def _fixed_process() -> Iterator[None]:
     """The same random numbers in each test whatever ran before; what a run sets in the process does not outlive it."""
     seed_everything(0, verbose=False)
+    os.environ.pop("TUNELAB_COMMAND", None)  # of a command that a test before has typed
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(1)

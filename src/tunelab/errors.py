@@ -93,7 +93,8 @@ def program() -> str:
 def training() -> str:
     """How a run is started where this process was called: by itself, or where a script or a notebook was, train.py."""
     own = program()
-    return own if "TUNELAB_COMMAND" in os.environ and not own.startswith("python scripts/") else "python train.py"
+    is_own = "TUNELAB_COMMAND" in os.environ and not own.startswith(("python scripts/", "-"))  # of `python -c`
+    return own if is_own else "python train.py"
 
 
 def as_typed(path: Path) -> str:
