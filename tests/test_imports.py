@@ -48,6 +48,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     # what is asked for, and what is left behind: no torch, but for the record of a run and its checkpoints
     "own_code": (set(), set()),
     "checkout": (set(), set()),
+    "children": (set(), set()),
     "whitelist": ({"own_code"}, set()),
     "project": (set(), set()),
     "events": (set(), {"tensorboard"}),
@@ -115,7 +116,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"matplotlib", "omegaconf", "optuna", "scipy", "sklearn"},
     ),
     "tuning": (
-        {"answers", "callbacks", "config", "fitting", "folder", "instrument", "prepare", "scaling"},
+        {"answers", "callbacks", "children", "config", "fitting", "folder", "instrument", "prepare", "scaling"},
         {"lightning", "matplotlib", "omegaconf", "scipy"},
     ),
     "tools": (
@@ -128,9 +129,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     # a search: many runs; only its workers import torch
     "sweep": (
         {
-            *("analysis", "callbacks", "catalogue", "checkout", "checkpoints", "config", "fitting", "folder", "job"),
-            *("multirun", "overrides", "own_code", "predictor", "prepare", "ranges", "record", "run", "schema"),
-            "whitelist",
+            *("analysis", "callbacks", "catalogue", "checkout", "checkpoints", "children", "config", "fitting"),
+            *("folder", "job", "multirun", "overrides", "own_code", "predictor", "prepare", "ranges", "record", "run"),
+            *("schema", "whitelist"),
         },
         {
             *("hydra", "hydra_plugins", "lightning", "omegaconf", "optuna", "rich", "scipy", "sqlalchemy"),

@@ -17,8 +17,24 @@ ROUNDING = 1e-6
 """By which part of it a difference of one example may come out larger than one example."""
 
 
+class Repeated:
+    """Runs that differ in their seed or fold alone."""
+
+    scores: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        """Over the repeats."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over the repeats; 0 of a single one."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+
+
 @dataclass(frozen=True)
-class Place:
+class Place(Repeated):
     """One value of a knob, all else as in the recipe.
 
     Args:
@@ -34,16 +50,6 @@ class Place:
     scores: tuple[float, ...]
     failed: int = 0
     is_own: bool = False
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return statistics.fmean(self.scores)
-
-    @property
-    def deviation(self) -> float:
-        """Sample standard deviation over the seeds; 0 of a single one."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
     @property
     def shown(self) -> str:

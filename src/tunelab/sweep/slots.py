@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tunelab import children
+from tunelab.children import CONTEXT, no_main_module
 from tunelab.errors import RunFailed, as_typed
 from tunelab.sweep.signals import NUMBERS
 from tunelab.sweep.worker import PRELOADED, STOP, Call, Ended, Job, Report, main
 
 MOST_STARTS = 5
 """How often in a row a worker may die before it is ready."""
-
-CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Slot:
             process = CONTEXT.Process(target=main, args=(theirs, self.number, self._gpus, self._log, dict(os.environ)))
             try:
                 begin_loading()
-                with _no_main_module():
+                with no_main_module():
                     process.start()
                 self._process, self.connection = process, ours
             except (EOFError, OSError) as error:  # the server has ended; the next worker starts another
@@ -254,18 +252,6 @@ class Slots:
                 raise RunFailed(getattr(said, "why", None) or str(getattr(said, "said", said)))
 
 
-@contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Keeps a new process from running the user's script once more: what it needs is in tunelab."""
-    module = sys.modules["__main__"]
-    hidden: dict[str, Any] = {name: vars(module).pop(name) for name in ("__file__", "__spec__") if name in vars(module)}
-    module.__spec__ = None
-    try:
-        yield
-    finally:
-        vars(module).update(hidden)
-
-
 def end_loading() -> None:
     """Ends the process that the workers are forked from, if there is one."""
     if (pid := getattr(forkserver._forkserver, "_forkserver_pid", None)) is not None:
@@ -274,21 +260,5 @@ def end_loading() -> None:
 
 
 def begin_loading() -> None:
-    """Starts the process that the workers are forked from, which takes seconds to import what they need.
-
-    It finds exactly the modules that this process finds, and hears no signal of the terminal, which are for the sweep.
-    """
-    CONTEXT.set_forkserver_preload([PRELOADED])
-    resource_tracker.ensure_running()
-    found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    before = {name: os.environ.get(name) for name in found}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)  # which a program inherits
-    try:
-        os.environ.update(found)
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    """Starts the process that the workers are forked from; the signals of the terminal are for the sweep."""
+    children.begin_loading(PRELOADED, NUMBERS)

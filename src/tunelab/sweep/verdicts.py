@@ -12,6 +12,7 @@ from typing import Any
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from tunelab.analysis.effects import Repeated
 from tunelab.errors import counted
 from tunelab.ranges import range_mistakes
 from tunelab.sweep.space import Knob, Space, Value
@@ -33,7 +34,7 @@ TIED = 3
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Repeated):
     """The trials that differ in their seed or fold alone.
 
     Args:
@@ -45,16 +46,6 @@ class Configuration:
     values: Mapping[str, Value]
     scores: Sequence[float]
     numbers: Sequence[int]
-
-    @property
-    def mean(self) -> float:
-        """Over the repeats."""
-        return statistics.fmean(self.scores)
-
-    @property
-    def deviation(self) -> float:
-        """Sample standard deviation over the repeats; 0 of a single one."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
 
 def configurations(trials: Sequence[FrozenTrial], direction: str) -> list[Configuration]:

@@ -7,17 +7,16 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
+from tunelab.children import CONTEXT, begin_loading, no_main_module
 from tunelab.errors import ConfigError, RunFailed
 
 PRELOADED = "tunelab.tuning.fits"
@@ -41,8 +40,6 @@ STATUS = Path("/proc/self/status")
 
 SECONDS_TO_END = 10
 """Of a process whose end of the pipe is closed."""
-
-CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
@@ -97,8 +94,8 @@ def _made(said: IO[str], limit: int, function: Callable[..., object], arguments:
     """Makes the call; what its process says to nobody stands in the file afterwards."""
     ours, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_child, args=(theirs, said.name, dict(os.environ), limit, function, arguments))
-    with _no_main_module():
-        _start_server()
+    with no_main_module():
+        begin_loading(PRELOADED, (signal.SIGINT,))
         process.start()
     theirs.close()
     try:
@@ -192,36 +189,3 @@ def _end_with_the_tool() -> None:
     if tool is not None:
         tool.join()
         os.killpg(0, signal.SIGKILL)
-
-
-def _start_server() -> None:
-    """Starts the process that the others are forked from, which takes seconds to import what they need.
-
-    It finds the modules that this process finds, and hears no Ctrl-C, not even while it imports.
-    """
-    CONTEXT.set_forkserver_preload([PRELOADED])
-    resource_tracker.ensure_running()
-    found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    before = {name: os.environ.get(name) for name in found}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # which a program inherits
-    try:
-        os.environ.update(found)
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-@contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Keeps a new process from running the user's script once more: what it needs is in tunelab."""
-    module = sys.modules["__main__"]
-    hidden: dict[str, Any] = {name: vars(module).pop(name) for name in ("__file__", "__spec__") if name in vars(module)}
-    module.__spec__ = None
-    try:
-        yield
-    finally:
-        vars(module).update(hidden)
