@@ -22,6 +22,7 @@ MIXED = DataSpec(
         Column("day", "date", "date", fill=1.7e9 + 1 / 3, date_format="%d.%m.%Y", cycles=("hour",)),
     ),
     missing=("?", "-999"),
+    target=Column("price", "number", "number", decimal_comma=True, thousands=".", unit="€", placeholders=("k.A.",)),
 )
 TOKENS = DataSpec("sequence", (4, 2), 1, tuple("abcdefgh"), (), (1.0, 10.0), (2.0, 5.0))
 
@@ -29,6 +30,14 @@ TOKENS = DataSpec("sequence", (4, 2), 1, tuple("abcdefgh"), (), (1.0, 10.0), (2.
 @pytest.mark.parametrize("spec", [TABLE, IMAGE, TOKENS, MIXED], ids=["table", "image", "sequence", "columns"])
 def test_spec_survives_json(spec):
     assert DataSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_a_spec_from_before_a_column_said_how_it_is_read_takes_what_was_done_then():
+    known = {"name": "a", "kind": "number", "note": "number", "decimal_comma": True, "has_missing": False, "fill": 1.0}
+    values = TABLE.to_json() | {"columns": [known]}
+    del values["target"]
+    (column,) = DataSpec.from_json(values).columns
+    assert (column.usual_missing, column.placeholders, column.thousands, column.unit) == (True, (), "", "")
 
 
 HERE = [name for name in options("data") if "  path:" not in (conf_folder() / f"data/{name}.yaml").read_text()]

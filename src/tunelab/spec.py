@@ -14,7 +14,8 @@ ColumnKind = Literal["number", "category", "date", "dropped"]
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of a data file becomes, fitted on the training part alone.
+    """How a column of a data file is read, and what it becomes: the first follows from all rows, the second is fitted
+    on the training part alone.
 
     Args:
         name: In the file's header.
@@ -25,7 +26,12 @@ class Column:
         categories: The values with an input of their own; the rare and unseen ones are zero in all of them.
         date_format: How dates are written as text, such as %d.%m.%Y, or ISO8601.
         cycles: Which of month, weekday and hour of a date have a sine and a cosine.
-        decimal_comma: Whether the file had its numbers as 3.113,15.
+        decimal_comma: Whether its numbers are written as 3.113,15.
+        thousands: The mark between thousands that its numbers are written with, if any.
+        unit: What stands before or after each of its numbers, such as $, % or kg.
+        placeholders: Texts or numbers in it that stand for a missing value, beside the usual ones.
+        usual_missing: Whether NA, None, null and the like stand for a missing value; if not, they are values.
+        ignore_case: Whether Yes and yes are one category.
     """
 
     name: str
@@ -37,6 +43,11 @@ class Column:
     date_format: str = "ISO8601"
     cycles: tuple[str, ...] = ()
     decimal_comma: bool = False
+    thousands: str = ""
+    unit: str = ""
+    placeholders: tuple[str, ...] = ()
+    usual_missing: bool = True
+    ignore_case: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -65,7 +76,8 @@ class DataSpec:
         class_counts: Training examples of each class; empty for a regression, or where nobody has counted.
         value_range: Least and greatest raw value of an image's pixels, which augmentation has to know.
         columns: How each column of a data file becomes features; empty where the raw values are the features.
-        missing: Texts that stand for a missing value in the columns, beside the usual ones.
+        missing: Texts that stand for a missing value in every column, beside the usual ones.
+        target: How the target of a data file is read; None where it is read as it stands.
     """
 
     kind: Kind
@@ -81,6 +93,7 @@ class DataSpec:
     value_range: tuple[float, float] = (0.0, 1.0)
     columns: tuple[Column, ...] = ()
     missing: tuple[str, ...] = ()
+    target: Column | None = None
 
     @property
     def raw_names(self) -> tuple[str, ...]:
@@ -111,7 +124,8 @@ class DataSpec:
         """The inverse of `to_json`."""
         restored = _tuples(values)
         columns = tuple(Column(**_tuples(column)) for column in values.get("columns", ()))
-        return cls(**{**restored, "columns": columns})
+        target = Column(**_tuples(values["target"])) if values.get("target") else None
+        return cls(**{**restored, "columns": columns, "target": target})
 
 
 def _plain(value: Any) -> Any:
