@@ -44,7 +44,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "optimizers": (set(), {"pytorch_optimizer"}),
     "regularizers": (set(), set()),
     "models": (set(), set()),
-    "data": (set(), {"PIL", "datasets", "huggingface_hub", "lightning", "pandas", "sklearn"}),
+    "hashing": (set(), set()),
+    "data": ({"hashing"}, {"PIL", "datasets", "huggingface_hub", "lightning", "pandas", "sklearn"}),
     # what is asked for, and what is left behind: no torch, but for the record of a run and its checkpoints
     "own_code": (set(), set()),
     "checkout": (set(), set()),
@@ -69,7 +70,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "loggers": ({"folder"}, {"lightning", "tensorboard"}),
     "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
-    "callbacks": ({"folder", "loggers", "scaling"}, {"lightning", "rich"}),
+    "callbacks": ({"folder", "hashing", "loggers", "scaling"}, {"lightning", "rich"}),
     "profilers": ({"folder", "loggers"}, {"lightning", "rich"}),
     # what brings them together
     "ranks": (set(), set()),
@@ -146,7 +147,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 # inside a package, files share one that is meant for it
 SHARED = {
     "callbacks": {"finite", "layers", "objective"},
-    "data": {"arrays", "columns", "files", "memory", "pictures", "splits", "targets", "values", "workers"},
+    "data": {"arrays", "columns", "files", "known", "memory", "pictures", "splits", "targets", "values", "workers"},
     "models": {"blocks"},
     "profilers": {"fit"},
     "schedules": {"warmup"},

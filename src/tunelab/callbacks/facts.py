@@ -19,16 +19,12 @@ from torch.optim import Optimizer
 
 from tunelab.callbacks.layers import layers, model_of, norms
 from tunelab.folder import FACTS, write_json
+from tunelab.hashing import hashes
 
 log = logging.getLogger("tunelab")
 
 MOST_BYTES = 2**28
 """Of inputs that are compared with each other; beyond it nobody looks, as it would take a second."""
-
-CHUNK_BYTES = 2**21
-"""Of inputs that are hashed at once: what fits into a cache."""
-
-Hashes = NDArray[np.int64]
 
 
 class Facts(Callback):
@@ -254,20 +250,3 @@ def in_common(inputs: Tensor, val_inputs: Tensor, targets: NDArray[Any]) -> dict
         "label_conflicts": float(at_odds[group].mean()),
         "best_accuracy": float(most.sum() / len(train)),
     }
-
-
-def hashes(inputs: Tensor) -> Hashes:
-    """A number for each example, the same for the same bits; for others, by chance, once in 2^40 pairs or less.
-
-    hash = sum_j bits_j m_j mod 2^64,  m = odd numbers drawn once and for all
-
-    Args:
-        inputs: Shape (examples, …), on any device.
-    """
-    rows = inputs.detach().flatten(1).contiguous()
-    words = rows.view(torch.int32) if rows.element_size() == 4 else rows.view(torch.uint8)
-    generator = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (words.shape[1],), generator=generator) * 2 + 1
-    odd = odd.to(words.device)
-    chunks = words.split(max(1, CHUNK_BYTES // max(1, 8 * words.shape[1])))
-    return torch.cat([(chunk.long() * odd).sum(dim=1) for chunk in chunks]).cpu().numpy()

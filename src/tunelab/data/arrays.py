@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tunelab.data.known import check_shape, renumbered
 from tunelab.data.memory import Parts, SplitData
 from tunelab.data.splits import Indices, split
 from tunelab.errors import ConfigError
@@ -85,8 +86,10 @@ class ArrayData(SplitData):
 
     def from_arrays(self, data: Arrays, given: Mapping[str, Indices] | None = None) -> tuple[DataSpec, Parts]:
         """What `read` returns, from arrays."""
+        if self.known is not None:
+            data = _as_known(data, self.known)
         indices = self.assign(data.targets, classes=bool(data.class_names), given=given)
-        spec = _fit_spec(data, indices["train"])
+        spec = self.known or _fit_spec(data, indices["train"])
         inputs = torch.from_numpy(spec.normalize(data.inputs))
         if data.class_names:
             targets = torch.from_numpy(data.targets.astype(np.int64))
@@ -94,6 +97,13 @@ class ArrayData(SplitData):
             scaled = (data.targets.astype(np.float64) - spec.target_mean) / spec.target_std
             targets = torch.from_numpy(scaled.astype(np.float32))
         return spec, {part: (inputs[chosen], targets[chosen]) for part, chosen in indices.items()}
+
+
+def _as_known(data: Arrays, known: DataSpec) -> Arrays:
+    """The same with the classes numbered as a model knows them."""
+    shape, classes = data.inputs.shape[1:], bool(data.class_names)
+    check_shape(data.kind, shape, data.feature_names, known, "data", classes=classes)
+    return renumbered(data, known, "data") if classes else data
 
 
 def _fit_spec(data: Arrays, train: Indices) -> DataSpec:

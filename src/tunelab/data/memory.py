@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from tunelab.errors import ConfigError
+from tunelab.hashing import Hashes, hashes
 from tunelab.spec import DataSpec
 
 Batch = tuple[Tensor, Tensor]
@@ -127,13 +129,21 @@ class SplitData(LightningDataModule):
         batch_size: Examples per training step over all processes, or `full`.
         shuffle: Whether each epoch has an order of its own.
         seed: What that order follows from, together with the epoch.
+
+    Attributes:
+        spec: What the data says of itself, once it is read.
+        known: Set before it is read, what a model knows of it: examples are encoded by it, and nothing is fitted.
+        parts: The examples of each part, once they are read.
+        hashes: By which the inputs of each part are known again, from a source that finds them as it reads.
     """
 
     def __init__(self, *, batch_size: int | str, shuffle: bool, seed: int) -> None:
         super().__init__()
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.spec: DataSpec | None = None
+        self.known: DataSpec | None = None
         self.parts: Parts = {}
+        self.hashes: dict[str, Hashes] = {}
 
     def read(self) -> tuple[DataSpec, Parts]:
         """What the data says of itself, and the tensors of its `train`, `val` and `test` part."""
@@ -143,6 +153,25 @@ class SplitData(LightningDataModule):
         if self.spec is None:
             self.spec, self.parts = self.read()
             check_batch_size(self.batch_size, len(self.parts["train"][0]))
+
+    def members(self) -> dict[str, Hashes]:
+        """Which examples each part has, as the model takes them: shape (examples, 2), of its inputs and its target."""
+        for part, (inputs, _) in self.parts.items():
+            if part not in self.hashes and isinstance(inputs, Tensor):
+                self.hashes[part] = hashes(inputs)
+        return {part: np.stack([own, hashes(self.parts[part][1])], 1) for part, own in self.hashes.items()}
+
+    def put_together(self, part: str, chosen: Mapping[str, Hashes]) -> None:
+        """Makes a part of examples of all parts.
+
+        Args:
+            part: Such as test.
+            chosen: The places, of any part, of those that it is to have.
+        """
+        pieces = [(*self.parts[name], torch.from_numpy(places)) for name, places in chosen.items()]
+        inputs = _joined([(inputs, places) for inputs, _, places in pieces])
+        self.hashes[part] = np.concatenate([self.hashes[name][places] for name, places in chosen.items()])
+        self.parts[part] = inputs, torch.cat([targets[places] for _, targets, places in pieces])
 
     def train_dataloader(self) -> Any:
         size = rank_batch_size(self.batch_size, world()[1])
@@ -172,6 +201,12 @@ class SplitData(LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else inputs.device
         self.parts[part] = inputs.to(device), targets.to(device)  # once, however many loaders are asked for
         return self.parts[part]
+
+
+def _joined(chosen: list[tuple[Any, Tensor]]) -> Any:
+    """Examples of several parts as those of one, tensors or what reads them."""
+    first, _ = chosen[0]
+    return torch.cat([i[places] for i, places in chosen]) if isinstance(first, Tensor) else first.joined(chosen)
 
 
 def check_batch_size(batch_size: int | str, examples: int) -> None:

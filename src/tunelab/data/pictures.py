@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunelab.data.arrays import ArrayData
+from tunelab.data.known import renumbered
 from tunelab.data.memory import Batch, EpochOrder, Parts
 from tunelab.data.splits import Indices
 from tunelab.data.workers import WorkerLoader, worker_context
@@ -165,20 +166,22 @@ class PictureData(ArrayData):
         Raises:
             ConfigError: If there is one class only, or pictures cannot be read or differ in size.
         """
+        if self.known is not None:
+            found = renumbered(found, self.known, "data.path")
         if len(found.class_names) < 2:
             raise ConfigError(
                 f"`data.path` must have at least two classes, got {' and '.join(found.class_names) or 'none'} alone. "
                 "Add pictures of another."
             )
         numbers = self.assign(found.targets, classes=True, given=found.given)
-        shape = self._shape(found.files, np.concatenate([*numbers.values()]))
+        shape = self.known.input_shape if self.known else self._shape(found.files, np.concatenate([*numbers.values()]))
         gigabytes = sum(map(len, numbers.values())) * np.prod(shape) * 4 / 1e9
         fits = self.in_memory if self.in_memory != "auto" else gigabytes <= self.memory_limit_gb
         if not fits:
             self._prepare_workers(gigabytes, sum(map(len, numbers.values())))
         pixels = {part: np.empty((len(own), *shape), np.uint8) for part, own in numbers.items()} if fits else {}
         counts = scan(found.files, numbers, self.decoder, shape, pixels)
-        spec = _fit_spec(counts, shape, found, numbers["train"])
+        spec = self.known or _fit_spec(counts, shape, found, numbers["train"])
         targets = {part: torch.from_numpy(found.targets[own]) for part, own in numbers.items()}
         if fits:
             return spec, {part: (_normalized(spec, pixels.pop(part)), targets[part]) for part in numbers}

@@ -15,6 +15,7 @@ from torch import Tensor
 from tunelab.data.arrays import ArrayData
 from tunelab.data.columns import encode, fit_columns
 from tunelab.data.files import read_csv, read_parquet
+from tunelab.data.known import known_codes
 from tunelab.data.memory import Parts
 from tunelab.data.splits import Indices, train_each_class
 from tunelab.data.targets import class_codes, numbers_to_predict, wants_classes
@@ -86,16 +87,26 @@ class TableData(ArrayData):
 
     def read(self) -> tuple[DataSpec, Parts]:
         rows, given = self._rows()
-        values = clean(rows.pop(self.target), self.missing)
-        classes = wants_classes(values, self.task)
-        targets, names = class_codes(values) if classes else (numbers_to_predict(values), ())
+        targets, names = self._targets(clean(rows.pop(self.target), self.missing))
+        classes = bool(names)
         parts = self.assign(targets, classes=classes, given=given)
         if classes:
             self._train_each_class(targets, names, parts, given)
-        spec = self._fit(rows.iloc[parts["train"]], targets[parts["train"]], names)
+        spec = self.known or self._fit(rows.iloc[parts["train"]], targets[parts["train"]], names)
         self._say(spec, {part: len(indices) for part, indices in parts.items()})
         scaled = targets if classes else ((targets - spec.target_mean) / spec.target_std).astype(np.float32)
         return spec, {part: self._part(rows, scaled, spec, part, indices) for part, indices in parts.items()}
+
+    def _targets(self, values: pd.Series[Any]) -> tuple[Any, tuple[str, ...]]:
+        """The class of each row and their names, or the number of each and no names."""
+        if self.known is None:
+            is_classes = wants_classes(values, self.task)
+            return class_codes(values) if is_classes else (numbers_to_predict(values), ())
+        if not self.known.class_names:
+            wants_classes(values, "regression")  # which refuses texts
+            return numbers_to_predict(values, judged=False), ()
+        codes, names = class_codes(values, judged=False)
+        return known_codes(codes, names, self.known, "data.path"), self.known.class_names
 
     def _fit(self, train: pd.DataFrame, targets: Any, names: tuple[str, ...]) -> DataSpec:
         columns, mean, std = fit_columns(
@@ -197,7 +208,7 @@ class TableData(ArrayData):
             rare = first_of(names[code] for code in moved)
             target = on_one_line(self.target)
             self._tell("%s: too few rows to be split, so that one is moved to the training part: %s", target, rare)
-        for part in ("val", "test"):
+        for part in ("val", "test") if self.known is None else ():
             if unseen := np.setdiff1d(codes[parts[part]], codes[parts["train"]]).tolist():
                 key = f"data.{part}_path" if part in self.paths else "data.split_column"
                 raise ConfigError(

@@ -52,8 +52,12 @@ def wants_classes(values: pd.Series[Any], task: str) -> bool:
     return "classif" in kind or ("regress" not in kind and not (are_numbers and many))
 
 
-def class_codes(values: pd.Series[Any]) -> tuple[Any, tuple[str, ...]]:
+def class_codes(values: pd.Series[Any], *, judged: bool = True) -> tuple[Any, tuple[str, ...]]:
     """The class of each row, integers in [0, classes) of shape (rows,), and the name of each class.
+
+    Args:
+        values: The target, none of it missing.
+        judged: Whether they are to be learned from; a model that knows its classes is scored on any number of them.
 
     Raises:
         ConfigError: If there is one class only, or nearly one for each row.
@@ -62,12 +66,12 @@ def class_codes(values: pd.Series[Any]) -> tuple[Any, tuple[str, ...]]:
 
     name, texts = on_one_line(values.name), to_texts(values)
     names = in_order(texts.unique())
-    if len(names) == 1:
+    if judged and len(names) == 1:
         raise ConfigError(
             f"`data.target` must have at least two classes, got {name}, which is {names[0]} in every row. "
             "Choose another column."
         )
-    if 2 * len(names) > len(values):
+    if judged and 2 * len(names) > len(values):
         raise ConfigError(
             f"`data.target` must have classes that come again, got {name}, which has {len(names):,} different "
             f"values in {len(values):,} rows. Choose another column."
@@ -75,14 +79,18 @@ def class_codes(values: pd.Series[Any]) -> tuple[Any, tuple[str, ...]]:
     return pd.Index(names).get_indexer(pd.Index(texts)).astype(np.int64), tuple(names)
 
 
-def numbers_to_predict(values: pd.Series[Any]) -> Array:
+def numbers_to_predict(values: pd.Series[Any], *, judged: bool = True) -> Array:
     """The number of each row.
+
+    Args:
+        values: The target, none of it missing.
+        judged: Whether they are to be learned from; a model is scored on any.
 
     Raises:
         ConfigError: If it is always the same.
     """
     name, numbers = on_one_line(values.name), to_numbers(values)
-    if np.ptp(numbers) == 0:
+    if judged and np.ptp(numbers) == 0:
         raise ConfigError(
             f"`data.target` must vary, got {name}, which is {values.iloc[0]} in every row. Choose another column."
         )
