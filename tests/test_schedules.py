@@ -404,12 +404,58 @@ def _observed(direction, values, **keywords):
         optimizer, total_steps=100, steps_per_epoch=1, monitor="val/loss", direction=direction, **keywords
     )
     seen = []
-    for value in values:
+    for value in values:  # as in a run: the validation comes behind the step of the scheduler
         optimizer.step()
-        scheduler.observe(value)
         scheduler.step()
+        scheduler.observe(value)
         seen.append(optimizer.param_groups[0]["lr"])
     return seen
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("patience", [0, 2, 5])
+def test_plateau_is_torchs_own_from_the_first_validation_to_the_last(direction, patience):
+    noise = np.random.default_rng(patience).normal(size=40).cumsum()
+    ours = _observed(direction, noise, factor=0.8, patience=patience)
+    optimizer, theirs = _optimizer(), []
+    mode = "min" if direction == "minimize" else "max"
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode=mode, factor=0.8, patience=patience, threshold=0.0
+    )
+    for value in noise:
+        optimizer.step()
+        reference.step(value)
+        theirs.append(optimizer.param_groups[0]["lr"])
+    assert ours == pytest.approx(theirs, rel=1e-9)
+    assert len(set(ours)) > 2  # it did fall
+
+
+def test_a_plateau_keeps_the_ratios_between_groups_as_it_falls():
+    optimizer = _optimizer(LR, LR / 10)
+    keys = {"monitor": "val/loss", "direction": "minimize", "factor": 0.5, "patience": 0}
+    scheduler = Plateau(optimizer, total_steps=9, steps_per_epoch=1, **keys)
+    for _ in range(3):
+        optimizer.step()
+        scheduler.step()
+        scheduler.observe(1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([LR / 4, LR / 40], rel=1e-12)
+    assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
+
+
+def test_a_plateau_saved_right_after_a_fall_continues_with_the_lower_lr():
+    keys = {"total_steps": 9, "steps_per_epoch": 1, "monitor": "val/loss", "direction": "minimize", "patience": 0}
+    optimizer = _optimizer()
+    scheduler = Plateau(optimizer, **keys)
+    for _ in range(2):
+        optimizer.step()
+        scheduler.step()
+        scheduler.observe(1.0)
+    saved = scheduler.state_dict()
+    resumed = Plateau(_optimizer(), **keys)
+    resumed.load_state_dict(saved)
+    assert resumed.get_last_lr() == scheduler.get_last_lr() == pytest.approx([LR / 10])
+    # what SupervisedTask.on_train_start computes anew
+    assert [LR * factor(resumed.last_epoch) for factor in resumed.lr_lambdas] == pytest.approx([LR / 10])
 
 
 @pytest.mark.parametrize("patience", [0, 1, 3])

@@ -14,7 +14,10 @@ from tunelab.schedules.warmup import ramp, warmup_length
 class Plateau(LambdaLR):
     """The lr falls by a factor when a validation metric has stopped improving.
 
-    Call `observe` after each validation and `step` after each optimizer step.
+    lr(t) = lr * ramp(t) * factor ^ (falls before step t)
+
+    Call `observe` after each validation, which lowers the lr of the very next step, and `step` after each optimizer
+    step. Any improvement counts, however small: torch's own ReduceLROnPlateau asks for a ten-thousandth.
 
     Args:
         optimizer: Whose groups it moves.
@@ -55,8 +58,16 @@ class Plateau(LambdaLR):
         super().__init__(optimizer, lambda t: ramp(t, warmup) * self._unit.param_groups[0]["lr"])
 
     def observe(self, value: float) -> None:
-        """Takes note of a validation's result."""
+        """Takes note of a validation's result, and lowers the lr of the next step if it is time to."""
+        before = self._unit.param_groups[0]["lr"]
         self._rule.step(value)
+        if self._unit.param_groups[0]["lr"] == before:
+            return
+        self._last_lr = [
+            lr * factor(self.last_epoch) for lr, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:
         """The step and the rule's memory, plain values."""
