@@ -16,7 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState, create_trial
 
 from tunelab.errors import RunFailed
+from tunelab.sweep.found import headlines, show_repeats
 from tunelab.sweep.hparams import write_row
+from tunelab.sweep.repeats import repeated
 from tunelab.sweep.results import Results, look, nothing_found, others, table
 from tunelab.sweep.space import read_space
 
@@ -123,6 +125,50 @@ def test_pruned_and_failed_trials_are_counted_by_cause_and_those_tried_again_are
     ]
     assert others([again, trial(5, TrialState.PRUNED, 1.0)]) == ["1 pruned"]
     assert others([again]) == []
+
+
+# ---- the headline
+
+
+def test_a_best_epoch_of_the_best_trial_is_said_to_be_optimistic():
+    best = trial(2, TrialState.COMPLETE, 0.3, params={"lr": 0.2}, epoch=3, epochs=5)
+    assert headlines(best, 4, [], plan()) == {
+        "best trial": "2: lr=0.2",
+        "val/loss": "0.3000 in epoch 3 of 5 (optimistic: the best of 5 epochs and of 4 trials)",
+    }
+    only = trial(0, TrialState.COMPLETE, 0.3, params={"lr": 0.2}, epoch=1, epochs=1)
+    assert headlines(only, 1, [], plan())["val/loss"] == "0.3000 in epoch 1 of 1"
+
+
+def test_of_a_search_over_folds_the_mean_is_the_headline_with_its_standard_error_and_not_the_easiest_fold(capsys):
+    space = read_space(OverridesParser.create().parse_overrides(["lr=0.1,0.2", "fold=0/3,1/3,2/3"]), {}, 0)
+    of_folds = SimpleNamespace(space=space, objective="val/accuracy")
+    scores = [(0.1, 1.0), (0.1, 0.9), (0.1, 0.95), (0.2, 0.5), (0.2, 0.6), (0.2, 0.4)]
+    ended = []
+    for number, (lr, value) in enumerate(scores):
+        params = {"lr": lr, "fold": f"{number % 3}/3"}
+        made = create_trial(
+            value=value,
+            params=params,
+            distributions={key: space[key].distribution for key in params},
+            user_attrs={"epoch": 2, "epochs": 2},
+        )
+        made.number = number
+        ended.append(made)
+    found = repeated(ended, space, "maximize")
+    assert headlines(ended[0], 6, found, of_folds) == {
+        "best": "lr=0.1",
+        "val/accuracy": "0.9500, mean over 3 folds, standard error 0.029 "
+        "(optimistic: the best of 2 epochs and of 2 configurations)",
+        "its best run": "trial 0: lr=0.1 fold=0/3, val/accuracy 1.0000 in epoch 2 of 2: one run may be luck",
+    }
+    show_repeats(found, of_folds)
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "folds  lr   mean val/accuracy  standard error  sd      min     max",
+        "3      0.1  0.9500             0.0289          0.0500  0.9000  1.0000",
+        "3      0.2  0.5000             0.0577          0.1000  0.4000  0.6000",
+    ]
 
 
 # ---- the test set

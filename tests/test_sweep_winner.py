@@ -1,18 +1,22 @@
 """The winner's experiment file composes the winner's recipe again, whatever made it, and stays short."""
 
+from types import SimpleNamespace
+
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tunelab import conf_folder
 from tunelab.config import plain, recipe_of
 from tunelab.errors import ConfigError
-from tunelab.sweep.winner import Winner
+from tunelab.sweep.space import read_space
+from tunelab.sweep.winner import Winner, with_seeds
 
 
 @pytest.fixture
@@ -88,3 +92,25 @@ def test_a_key_that_was_taken_away_cannot_be_said_in_a_file_and_leaves_none(load
     with pytest.raises(ConfigError, match=r"would have another optimizer\.eps"):
         Winner(loader, "train", ["~optimizer.eps"], 1).write(tmp_path, [])
     assert list((tmp_path / "experiment").iterdir()) == []
+
+
+def test_trials_that_are_run_again_with_seeds_are_run_by_one_command_where_that_takes_few_runs_more(monkeypatch):
+    monkeypatch.setattr("tunelab.sweep.winner.flags", list)
+    monkeypatch.setattr("tunelab.sweep.winner.program", lambda: "python train.py")
+    overrides = OverridesParser.create().parse_overrides(
+        ["name=a", "data=iris", "lr=interval(0.1,0.9)", "epochs=1,2,3", "size.width=8,16,32"]
+    )
+    space = read_space(overrides, {}, 0)
+    plan = SimpleNamespace(space=space)
+
+    def tied(*values):
+        return [SimpleNamespace(params=dict(zip(("lr", "epochs", "size.width"), each, strict=True))) for each in values]
+
+    seeds = "seed=0,1,2,3,4"
+    assert with_seeds(plan, tied((0.2, 1, 8), (0.3, 2, 8))) == [
+        f"python train.py -m data=iris lr=0.2,0.3 epochs=1,2 size.width=8 {seeds}"
+    ]
+    assert with_seeds(plan, tied((0.2, 1, 8), (0.3, 2, 16))) == [
+        f"python train.py -m data=iris lr=0.2 epochs=1 size.width=8 {seeds}",
+        f"python train.py -m data=iris lr=0.3 epochs=2 size.width=16 {seeds}",
+    ]

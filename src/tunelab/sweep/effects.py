@@ -14,10 +14,11 @@ from tunelab.errors import RunFailed, show, training
 from tunelab.sweep.leftovers import result
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.probes import changes
+from tunelab.sweep.repeats import REPEATS
 from tunelab.sweep.results import nothing_found, others
 from tunelab.sweep.space import Knob
 from tunelab.sweep.trials import RETRY, Trials
-from tunelab.sweep.verdicts import REPEATS, SHARES
+from tunelab.sweep.verdicts import SHARES
 from tunelab.sweep.winner import flags
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from tunelab.errors import ConfigError
+from tunelab.sweep.repeats import REPEATS
 from tunelab.sweep.samplers import Active, Grid
 from tunelab.sweep.space import Knob, Space, Value
-from tunelab.sweep.verdicts import REPEATS
 
 if TYPE_CHECKING:
     from tunelab.sweep.recipes import Recipes

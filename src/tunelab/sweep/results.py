@@ -14,20 +14,18 @@ from importlib.util import find_spec
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
 
 from tunelab.errors import ConfigError, RunFailed, as_typed, program, show
 from tunelab.folder import write_atomic
+from tunelab.sweep.found import headlines, print_result, show_best, show_repeats
 from tunelab.sweep.hparams import write_row
 from tunelab.sweep.plan import Plan
-from tunelab.sweep.screen import columns
+from tunelab.sweep.repeats import repeated, winner
 from tunelab.sweep.slots import Slots
 from tunelab.sweep.trials import RETRY, Trials, alone
-from tunelab.sweep.verdicts import REPEATS, Configuration, repeated, verdicts, winner
+from tunelab.sweep.verdicts import verdicts
 from tunelab.sweep.winner import flags, with_seeds, write_experiment
-from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score, without_numbers
-
-SHOWN = 10
+from tunelab.sweep.wording import STATES, ranked, reached, score, without_numbers
 
 LOOKS = "test_looks"
 """The study's attribute that has each look at the test set: of which trial, when, what was seen."""
@@ -129,21 +127,21 @@ def conclude(plan: Plan, trials: Trials, slots: Slots, cut: str = "") -> None:
     best = winner(everything, plan.space, direction)
     assert best is not None
     looked = look(plan, trials, slots, best)
-    copied = _to_copy(plan, best, everything)
+    copied = _to_copy(plan, best, everything, direction)
     show_best(order, plan)
     if said := others(everything):
         print("", *said, sep="\n")
-    if repeats := repeated(everything, plan.space, direction):
+    repeats = repeated(everything, plan.space, direction)
+    if repeats:
         show_repeats(repeats, plan)
-        print(f"\nTrial {best.number} is the best run of the configuration with the best mean: one run may be luck.")
-    _print_result(best, plan, looked, copied)
+    print_result(headlines(best, len(order), repeats, plan) | looked | copied)
     for sentence in verdicts(
         everything,
         plan.space,
         plan.objective,
         direction,
         _examples(plan, best),
-        lambda trial: with_seeds(plan, trial),
+        lambda tied: with_seeds(plan, tied),
         trials.most,
         _name_to_go_on(plan),
     ):
@@ -158,14 +156,16 @@ def _name_to_go_on(plan: Plan) -> str:
     return plan.folder.name if by_name and plan.dials["storage"] is None else ""
 
 
-def _to_copy(plan: Plan, best: FrozenTrial, everything: Sequence[FrozenTrial]) -> dict[str, str]:
+def _to_copy(plan: Plan, best: FrozenTrial, everything: Sequence[FrozenTrial], direction: str) -> dict[str, str]:
     """Folders and commands, by what they are for; the winner's experiment file is written on the way."""
     recipe = plan.recipes.recipe(best.params)
     copied = {"folder": as_typed(plan.folder / str(best.number))}
     typed = [*recipe.overrides, *([] if _has(recipe.overrides, "threads") else [f"threads={recipe.values['threads']}"])]
     copied["run it again"] = shlex.join([*program().split(), *flags(), *typed])
     try:
-        copied["the same"] = write_experiment(plan, best, everything, recipe.overrides, recipe.values["threads"])
+        copied["the same"] = write_experiment(
+            plan, best, everything, recipe.overrides, recipe.values["threads"], direction
+        )
     except ConfigError as error:
         copied["the same"] = f"{program()} repeat={shlex.quote(copied['folder'])}  # {error}"
     copied["all trials"] = as_typed(plan.folder / "results.csv")
@@ -179,69 +179,6 @@ def _to_copy(plan: Plan, best: FrozenTrial, everything: Sequence[FrozenTrial]) -
 
 def _has(overrides: Sequence[str], key: str) -> bool:
     return any(override.partition("=")[0].lstrip("+~") == key for override in overrides)
-
-
-def _print_result(best: FrozenTrial, plan: Plan, looked: dict[str, str], copied: dict[str, str]) -> None:
-    """The winner in lines that can be copied, however narrow the terminal."""
-    epoch, epochs = best.user_attrs.get("epoch"), best.user_attrs.get("epochs")
-    lines = {"best trial": f"{best.number}: {assignments(best.params)}" if best.params else str(best.number)}
-    lines[plan.objective] = f"{score(best.value)} in epoch {epoch} of {epochs}"
-    lines |= looked | copied
-    width = max(map(len, lines))
-    print()
-    for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    console = Console(highlight=False)
-    width = console.width if console.is_terminal else 10_000
-    print()
-    first, *rest = columns(header, rows, width)
-    if console.is_terminal:
-        console.print(first, style="bold", markup=False, soft_wrap=True)
-    else:
-        print(first)
-    print(*rest, sep="\n")
-
-
-def show_best(order: Sequence[FrozenTrial], plan: Plan) -> None:
-    """Prints the best trials as a table.
-
-    Args:
-        order: The finished ones, the best first.
-        plan: What was searched.
-    """
-    knobs = [knob.key for knob in plan.space.knobs]
-    rows = [
-        [
-            str(trial.number),
-            *(compact(trial.params[key]) if key in trial.params else "" for key in knobs),
-            *(score(trial.value), f"{trial.user_attrs.get('epoch')}/{trial.user_attrs.get('epochs')}"),
-            duration(trial.user_attrs.get("seconds") or 0.0),
-        ]
-        for trial in order[:SHOWN]
-    ]
-    _print_table(["trial", *knobs, plan.objective, "epoch", "time"], rows)
-    if len(order) > SHOWN:
-        print(f"… and {len(order) - SHOWN} more in results.csv")
-
-
-def show_repeats(repeats: Sequence[Configuration], plan: Plan) -> None:
-    """Prints mean and standard deviation over seeds or folds, of each configuration."""
-    over = "s and ".join(key for key in REPEATS if any(knob.key == key for knob in plan.space.knobs))
-    knobs = [knob.key for knob in plan.space.knobs if knob.key not in REPEATS]
-    rows = [
-        [
-            str(len(each.scores)),
-            *(compact(each.values[key]) if key in each.values else "" for key in knobs),
-            f"{score(each.mean)} ± {score(each.deviation)}",
-            f"{score(min(each.scores))}",
-            f"{score(max(each.scores))}",
-        ]
-        for each in repeats[:SHOWN]
-    ]
-    _print_table([f"{over}s", *knobs, plan.objective, "min", "max"], rows)
 
 
 def others(trials: Sequence[FrozenTrial]) -> list[str]:

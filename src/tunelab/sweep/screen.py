@@ -17,9 +17,10 @@ from rich.text import Text
 
 from tunelab.errors import counted
 from tunelab.sweep.plan import Plan
+from tunelab.sweep.repeats import headline, winner
 from tunelab.sweep.space import Value
 from tunelab.sweep.trials import OWNER, RETRY, Claim, Trials, alone
-from tunelab.sweep.wording import STATES, assignments, compact, duration, ranked, reached, score, spoken
+from tunelab.sweep.wording import STATES, assignments, compact, duration, reached, score, spoken
 
 log = logging.getLogger("tunelab")
 
@@ -119,8 +120,8 @@ class Screen:
         count = self._counted()
         parts = [f"{interrupted} interrupted"] if interrupted else []
         parts += [f"{count[state]} {state}" for state in ("finished", "pruned", "failed") if count[state]]
-        if self._best is not None:
-            parts.append(f"best {self.plan.objective} {score(self._best.value)} in trial {self._best.number}")
+        if self._headline:
+            parts.append(f"best {self.plan.objective} {self._headline}")
         return f"{', '.join(parts)}." if parts else ""
 
     def began(self, claim: Claim, epochs: int | None = None) -> None:
@@ -150,7 +151,8 @@ class Screen:
     def _look(self) -> None:
         """What the study holds, the trials of other processes among it."""
         self._all = self.trials.all()
-        self._best = next(iter(ranked(self._all, self.direction)), None)
+        self._best = winner(self._all, self.plan.space, self.direction)
+        self._headline = headline(self._all, self.plan.space, self.direction, with_values=False)
 
     @property
     def done(self) -> int:
@@ -166,9 +168,7 @@ class Screen:
         what = f"{self.plan.objective} {score(row.value)} (epoch {row.epoch})  " if row.value is not None else ""
         because = f": {next(iter(cause.splitlines()), '')}" if cause else ""
         seconds = "" if took is None else f"  {duration(took)}"
-        best = "none finished"
-        if self._best is not None:
-            best = f"best {score(self._best.value)} in trial {self._best.number}"
+        best = f"best {self._headline}" if self._headline else "none finished"
         done = f"[{self.done} of {_most(self.trials.most, self.trials.of_grid)}, {best}]"
         values = f"{assignments(row.values)}  " if row.values else ""
         return f"trial {row.number}  {values}{what}{row.state}{because}{seconds}  {done}"
@@ -218,10 +218,8 @@ class Screen:
 
     def _below(self) -> list[str]:
         count = self._counted()
-        best = "none has finished yet"
-        if self._best is not None:
-            best = f"{self.plan.objective} {score(self._best.value)} in trial {self._best.number}"
-            best += f": {assignments(self._best.params)}" if self._best.params else ""
+        found = headline(self._all, self.plan.space, self.direction)
+        best = f"{self.plan.objective} {found}" if found else "none has finished yet"
         elapsed = [time.monotonic() - row.began for row in self._running.values()]
         to_begin = max(0, self.trials.most - count.total() - len(self._running))
         left = seconds_left(self._durations, elapsed, to_begin, self.plan.dials["n_jobs"])

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from tunelab.analysis.effects import Repeated
+from tunelab.analysis.significance import lead_needed, share_deviation
 from tunelab.errors import counted
-from tunelab.ranges import range_mistakes
-from tunelab.sweep.space import Knob, Space, Value
-from tunelab.sweep.wording import assignments, compact, ranked, score, value_of
-
-EDGE = 0.05
-"""How near to the end of a range its best value must be to be called its edge, as a share of it."""
-
-REPEATS = ("seed", "fold")
-"""What is varied to see how much a result scatters, not to find a better one."""
+from tunelab.sweep.edges import edges
+from tunelab.sweep.repeats import configurations, repeated_verdict, varied, winner
+from tunelab.sweep.space import Space
+from tunelab.sweep.wording import ranked, score, value_of
 
 SHARES = ("accuracy", "precision", "recall", "f1")
 """Metrics that are shares of the examples, roughly: they scatter as a coin does."""
@@ -32,60 +25,51 @@ TRIALS_PER_KNOB = 10
 TIED = 3
 """How many of those that are as good as the best are run with several seeds."""
 
+LEAST_STEPS = 4
+"""From epoch to epoch, late in a trial, that its jitter is estimated from: a trial of 9 epochs has them."""
+
 
 @dataclass(frozen=True)
-class Configuration(Repeated):
-    """The trials that differ in their seed or fold alone.
+class Noise:
+    """How much a single result scatters, as far as one trial tells.
 
     Args:
-        values: What they have in common.
-        scores: Of each, in the order of the trials.
-        numbers: Of the trials.
+        of_share: Standard deviation of a share of the validation examples; None if the metric is none, or their number
+            is not known.
+        of_epochs: Standard deviation of the late epochs around their trend; None of a trial with too few. Seeds differ
+            more (on data=diabetes 1 / 0.43 as much), so that it is a lower bound.
+        examples: How many examples the share is of.
+        objective: The metric.
     """
 
-    values: Mapping[str, Value]
-    scores: Sequence[float]
-    numbers: Sequence[int]
+    of_share: float | None
+    of_epochs: float | None
+    examples: int | None = None
+    objective: str = ""
 
+    @property
+    def deviation(self) -> float | None:
+        """The larger of the two; None if there is neither."""
+        return max((each for each in (self.of_share, self.of_epochs) if each is not None), default=None)
 
-def configurations(trials: Sequence[FrozenTrial], direction: str) -> list[Configuration]:
-    """The finished trials of a search over seeds or folds, those that are otherwise the same together, best first.
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether the seeds may scatter more, for all that is known."""
+        return self.of_share is None
 
-    Args:
-        trials: In whatever state.
-        direction: Of the objective.
-    """
-    found: dict[tuple[tuple[str, Any], ...], list[FrozenTrial]] = {}
-    for trial in sorted(ranked(list(trials), direction), key=lambda trial: trial.number):
-        values = {key: value for key, value in trial.params.items() if key not in REPEATS}
-        found.setdefault(tuple(sorted(values.items())), []).append(trial)
-    sign = -1 if direction == "maximize" else 1
-    made = [
-        Configuration(dict(values), [t.value for t in same if t.value is not None], [t.number for t in same])
-        for values, same in found.items()
-    ]
-    return sorted(made, key=lambda each: sign * each.mean)
+    @property
+    def source(self) -> str:
+        """What it was estimated from, in words."""
+        if self.of_share is not None and self.deviation == self.of_share:
+            return f"{counted(self.examples or 0, 'validation example')}, standard deviation {self.of_share:.2g}"
+        return f"the jitter of the late epochs, standard deviation {self.of_epochs:.2g}"
 
-
-def repeated(trials: Sequence[FrozenTrial], space: Space, direction: str) -> list[Configuration]:
-    """Those that were run more than once, best first; empty where neither the seed nor the fold is varied."""
-    if not any(knob.key in REPEATS for knob in space.knobs):
-        return []
-    return [each for each in configurations(trials, direction) if len(each.scores) > 1]
-
-
-def winner(trials: Sequence[FrozenTrial], space: Space, direction: str) -> FrozenTrial | None:
-    """The best trial, of those with the best mean over seeds or folds if there are several; None if none has finished.
-
-    Args:
-        trials: In whatever state.
-        space: What was varied.
-        direction: Of the objective.
-    """
-    order = ranked(list(trials), direction)
-    if found := repeated(trials, space, direction):
-        order = [trial for trial in order if trial.number in found[0].numbers]
-    return next(iter(order), None)
+    @property
+    def unknown(self) -> str:
+        """Why neither is known, in words."""
+        if self.objective.rsplit("/", 1)[-1] in SHARES:
+            return f"the runs do not record of how many examples {self.objective} is a share"
+        return f"the epochs are too few to tell how much {self.objective} scatters"
 
 
 def verdicts(
@@ -94,11 +78,11 @@ def verdicts(
     objective: str,
     direction: str,
     examples: int | None,
-    command: Callable[[FrozenTrial], str],
+    command: Callable[[Sequence[FrozenTrial]], list[str]],
     asked: int,
     name: str = "",
 ) -> list[str]:
-    """All that is to be said of a search.
+    """All that is to be said of a search: whether there is a winner, then whether to search further.
 
     Args:
         trials: In whatever state.
@@ -106,207 +90,111 @@ def verdicts(
         objective: The metric.
         direction: Whether to `minimize` or `maximize` it.
         examples: How many the metric is computed from; None if that is not known.
-        command: What to type to run a trial with several seeds.
+        command: What to type to run trials with several seeds.
         asked: How many trials there were to be.
         name: By which the study takes more choices; empty if it takes none.
     """
     best = winner(trials, space, direction)
     if best is None:
         return []
-    said = list(edges(best, space, trials, name))
-    if any(knob.key in REPEATS for knob in space.knobs):
-        together = configurations(trials, direction)
-        said += [sentence] if (sentence := repeated_too_close(together, direction)) else []
+    width = noise(best, objective, examples)
+    if varied(space):
+        said = [repeated_verdict(configurations(trials, direction), space, direction, name)]
     else:
-        width = noise(best, objective, examples)
-        said += [sentence] if (sentence := too_close(trials, direction, width, command)) else []
-        said += [sentence] if (sentence := too_few(trials, space, asked)) else []
-    return said
+        said = [lead(trials, direction, width, command), too_few(trials, space, asked)]
+    return [*filter(None, said), *edges(best, space, trials, direction, width.deviation, name)]
 
 
-def edges(best: FrozenTrial, space: Space, trials: Sequence[FrozenTrial], name: str = "") -> Iterator[str]:
-    """A sentence for each knob whose best value is at the edge of what was searched, where it can go on.
+def noise(best: FrozenTrial, objective: str, examples: int | None) -> Noise:
+    """How much a result scatters, as far as one trial tells.
 
-    Args:
-        best: The best trial.
-        space: What was varied.
-        trials: In whatever state: where all failed is nothing to be searched.
-        name: By which the study takes more choices; empty if it takes none.
-    """
-    for knob in space.knobs:
-        value = best.params.get(knob.key)
-        if knob.key in REPEATS or isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        failing = _failing(knob.key, trials)
-        wider = _wider_choices(knob, value, failing) if knob.is_finite else _wider_range(knob, value, failing)
-        if wider is None:
-            continue
-        end, override = wider
-        goes_on = name and knob.texts and not any(choice in failing for choice in knob.texts)
-        how = f"search on with name={name}" if goes_on else "begin another search with"
-        yield (
-            f"{knob.key}: the best value, {compact(value)} (trial {best.number}), is at the {end} edge of {knob.typed}."
-            f" Better ones may lie beyond: {how} '{override}'."
-        )
-
-
-def _failing(key: str, trials: Sequence[FrozenTrial]) -> set[Value]:
-    """The values of a knob with which every trial failed."""
-    ended = [(t.params[key], t.state == TrialState.FAIL) for t in trials if t.state.is_finished() and key in t.params]
-    return {value for value, _ in ended} - {value for value, failed in ended if not failed}
-
-
-def _wider_range(knob: Knob, value: float, failing: set[Value]) -> tuple[str, str] | None:
-    """The edge at which a value is, and the range with room beyond it; None if it is at none, or none is allowed."""
-    d = knob.distribution
-    assert isinstance(d, (FloatDistribution, IntDistribution))
-    scale = math.log if d.log else float
-    place = (scale(value) - scale(d.low)) / (scale(d.high) - scale(d.low))
-    if EDGE < place < 1 - EDGE:
-        return None
-    low, high = d.low, d.high
-    below, above = [bad for bad in failing if bad < value], [bad for bad in failing if bad > value]
-    if below if place <= EDGE else above:
-        return None
-    if place <= EDGE:
-        high = min(above, default=high)
-        new = d.low / 10 if d.log else d.low - (d.high - d.low)
-        low = new if _allowed(knob.key, new) else d.low / 2
-    else:
-        low = max(below, default=low)
-        new = d.high * 10 if d.log else d.high + (d.high - d.low)
-        high = new if _allowed(knob.key, new) else (d.high + 1) / 2
-    whole = isinstance(d, IntDistribution)
-    low, high = (max(1 if d.low >= 1 else low, round(low)), round(high)) if whole else (low, high)
-    is_wider = low < d.low if place <= EDGE else high > d.high
-    if not (is_wider and _allowed(knob.key, low) and _allowed(knob.key, high)):
-        return None
-    text = f"interval({_typed(low)},{_typed(high)})"
-    text = f"int({text})" if whole else text
-    return ("lower" if place <= EDGE else "upper"), f"{knob.element}={f'tag(log,{text})' if d.log else text}"
-
-
-def _wider_choices(knob: Knob, value: float, failing: set[Value]) -> tuple[str, str] | None:
-    """The same of choices that are numbers, of which there are three or more: a next one in their order."""
-    values = knob.values()
-    if len(values) < 3 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values):
-        return None
-    order = sorted(values)
-    if value not in (order[0], order[-1]):
-        return None
-    end, last, before = ("lower", order[0], order[1]) if value == order[0] else ("upper", order[-1], order[-2])
-    ratio = last / before if before else 0.0
-    new = last * ratio if ratio > 0 and _is_geometric(order) else last + (last - before)
-    new = round(new) if all(isinstance(v, int) for v in values) else float(f"{new:.4g}")
-    if new in values or not _allowed(knob.key, new):
-        return None
-    typed = [knob.texts.get(v, _typed(v)) if knob.texts else _typed(v) for v in order if v not in failing]
-    typed = [_typed(new), *typed] if end == "lower" else [*typed, _typed(new)]
-    return end, f"{knob.element}={','.join(typed)}"
-
-
-def _is_geometric(order: Sequence[float]) -> bool:
-    """Whether numbers in order are spaced by a factor rather than by a difference."""
-    if order[0] <= 0:
-        return False
-    ratios = [b / a for a, b in pairwise(order)]
-    steps = [b - a for a, b in pairwise(order)]
-    return max(ratios) / min(ratios) < max(steps) / min(steps)
-
-
-def _allowed(key: str, value: float) -> bool:
-    """Whether a recipe may have a value, as far as that does not hang on others."""
-    nested: Any = value
-    for step in reversed(key.split(".")):
-        nested = {step: nested}
-    return not any(sentence.startswith(f"`{key}` must") for sentence in range_mistakes(nested))
-
-
-def _typed(value: float) -> str:
-    return str(value) if isinstance(value, int) else repr(float(f"{value:.6g}"))
-
-
-def noise(best: FrozenTrial, objective: str, examples: int | None) -> float | None:
-    """How much a result scatters, as far as one trial tells: the larger of two estimates; None if there is neither.
-
-    fluctuation = std(x[t] - x[t-1]) / sqrt 2 over the last half of the trial, once it has four differences
-    binomial    = sqrt(p (1 - p) / n), of a metric that is a share p of n examples
+    share:   Agresti and Coull's deviation of the share of n examples, never less than one example
+    epochs:  std(x[t] - x[t-1]) / sqrt 2 over the last half of the trial, once it has four differences
 
     Args:
         best: The best trial, with its validation results.
         objective: The metric.
         examples: How many it is computed from; None if that is not known.
     """
-    found = []
     values = [best.intermediate_values[epoch] for epoch in sorted(best.intermediate_values)]
-    late = values[len(values) // 2 :]
-    steps = [b - a for a, b in pairwise(late)]
-    if len(steps) >= 4:
-        found.append(statistics.stdev(steps) / math.sqrt(2))
+    steps = [b - a for a, b in pairwise(values[len(values) // 2 :])]
+    of_epochs = statistics.stdev(steps) / math.sqrt(2) if len(steps) >= LEAST_STEPS else None
     p = best.value
-    if examples and p is not None and 0 <= p <= 1 and objective.rsplit("/", 1)[-1] in SHARES:
-        within = min(max(p, 1 / (examples + 2)), 1 - 1 / (examples + 2))  # of 30 right out of 30 the next may be wrong
-        found.append(math.sqrt(within * (1 - within) / examples))
-    return max(found, default=None)
+    is_share = p is not None and 0 <= p <= 1 and objective.rsplit("/", 1)[-1] in SHARES
+    of_share = share_deviation(p, examples) if is_share and p is not None and examples else None
+    return Noise(of_share, of_epochs, examples, objective)
 
 
-def too_close(
-    trials: Sequence[FrozenTrial], direction: str, width: float | None, command: Callable[[FrozenTrial], str]
+def lead(
+    trials: Sequence[FrozenTrial], direction: str, width: Noise, command: Callable[[Sequence[FrozenTrial]], list[str]]
 ) -> str | None:
-    """The sentence for a winner that others are as good as; None if there are none.
+    """Whether the best of trials that ran once each is better than the next, and what to type; None of a single one.
 
     Args:
         trials: In whatever state.
         direction: Of the objective.
-        width: By how much results scatter; None if that is not known.
-        command: What to type to run a trial with several seeds.
+        width: How much a single result scatters.
+        command: What to type to run trials with several seeds.
     """
     order = ranked(list(trials), direction)
-    if not order or width is None:
+    if len(order) < 2:
         return None
-    best, *others = order
-    near = [trial for trial in others if abs(value_of(trial) - value_of(best)) <= width]
-    if not near:
-        return None
-    second = near[0]
-    differ = (
-        "are the same" if value_of(best) == value_of(second) else f"differ by less than the noise (about {width:.2g})"
+    best, second, *_ = order
+    behind = [abs(value_of(best) - value_of(trial)) for trial in order[1:]]
+    ahead = (
+        f"{score(best.value)} (trial {best.number}) is {_amount(behind[0])} ahead of {score(second.value)} "
+        f"(trial {second.number})"
     )
-    if value_of(best) == value_of(second):
-        differ += f", and the noise is about {width:.2g}"
-    tied = [best, *near]
-    which = "them" if len(tied) <= TIED else f"the first {TIED}"
-    said = (
-        f"{score(best.value)} (trial {best.number}) and {score(second.value)} (trial {second.number}) {differ}: "
-        f"no winner among {len(tied)} trials. Run {which} with several seeds:"
-    )
-    return "\n".join([said, *(f"  {command(trial)}" for trial in tied[:TIED])])
+    deviation = width.deviation
+    if deviation is None:
+        return "\n".join(
+            [
+                f"Whether there is a winner is not known: {ahead}, but each trial ran once, and "
+                f"{width.unknown}. To know it, run {_first(len(order))} with several seeds:",
+                *_commands(order, command),
+            ]
+        )
+    needed = lead_needed(behind, deviation)
+    near = [trial for trial, each in zip(order[1:], behind, strict=True) if each <= needed]
+    if near:
+        equal = f"{score(best.value)} is what trials {best.number} and {second.number} both reached"
+        bound = "; the noise of seeds may be larger" if width.is_lower_bound else ""
+        return "\n".join(
+            [
+                f"No winner among {len(near) + 1} of {counted(len(order), 'trial')}: {ahead if behind[0] else equal}, "
+                f"and chance makes leads up to {needed:.2g} ({width.source}{bound}). "
+                f"Run {_first(len(near) + 1)} with several seeds:",
+                *_commands([best, *near], command),
+            ]
+        )
+    if width.is_lower_bound:
+        return "\n".join(
+            [
+                f"Perhaps a winner: {ahead}, more than the {needed:.2g} that {width.source}, explains; but seeds "
+                f"usually differ more than epochs, and each trial ran once. To know it, run {_first(len(order))} with "
+                "several seeds:",
+                *_commands(order, command),
+            ]
+        )
+    return f"A winner: {ahead}, where chance makes leads up to {needed:.2g} ({width.source})."
 
 
-def repeated_too_close(found: Sequence[Configuration], direction: str) -> str | None:
-    """The same of configurations that were repeated: whether the means of the two best differ by twice their error.
+def _amount(value: float) -> str:
+    return f"{value:.2g}" if value < 1000 else f"{value:.0f}"
 
-    standard error of the difference = sqrt(s1² / n1 + s2² / n2)
 
-    Args:
-        found: The best first.
-        direction: Of the objective.
-    """
-    if len(found) < 2 or min(len(found[0].scores), len(found[1].scores)) < 2:
-        return None
-    best, second = found[:2]
-    error = math.sqrt(sum(each.deviation**2 / len(each.scores) for each in (best, second)))
-    if abs(best.mean - second.mean) > 2 * error:
-        return None
-    return (
-        f"{assignments(best.values)} ({score(best.mean)} ± {score(best.deviation)}) and "
-        f"{assignments(second.values)} ({score(second.mean)} ± {score(second.deviation)}) differ by less than twice "
-        f"the error of their means ({error:.2g}): no winner yet. Add seeds."
-    )
+def _first(count: int) -> str:
+    return {1: "it", 2: "both"}.get(count, "them" if count <= TIED else f"the first {TIED}")
+
+
+def _commands(tied: Sequence[FrozenTrial], command: Callable[[Sequence[FrozenTrial]], list[str]]) -> Iterator[str]:
+    return (f"  {typed}" for typed in command(tied[:TIED]))
 
 
 def too_few(trials: Sequence[FrozenTrial], space: Space, asked: int) -> str | None:
-    """The sentence for fewer trials than a search over so many knobs needs; None if there are enough, or of a grid.
+    """The sentence for fewer trials than a search over so many hyperparameters needs; None if there are enough.
+
+    A grid is never too small: it has all its combinations.
 
     Args:
         trials: In whatever state.
@@ -318,7 +206,7 @@ def too_few(trials: Sequence[FrozenTrial], space: Space, asked: int) -> str | No
     if space.is_finite or len(ended) >= needed or asked >= needed or len(ended) < asked:
         return None
     return (
-        f"{counted(len(ended), 'trial')} of {counted(len(space.knobs), 'knob')} "
-        f"{'says' if len(ended) == 1 else 'say'} little: about {TRIALS_PER_KNOB} for each are a start. "
+        f"{counted(len(ended), 'trial')} {'is' if len(ended) == 1 else 'are'} too few for "
+        f"{counted(len(space.knobs), 'hyperparameter')}; plan about {TRIALS_PER_KNOB} for each. "
         f"The same command with sweep.n_trials={needed} goes on."
     )

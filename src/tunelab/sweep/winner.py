@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from tunelab.config import MEMBER_GROUPS, chosen_options, plain, recipe_of
 from tunelab.errors import ConfigError, as_typed, program
 from tunelab.folder import write_atomic
 from tunelab.sweep.plan import Plan
+from tunelab.sweep.repeats import headline, repeated
 from tunelab.sweep.wording import duration, score, spoken
 
 LAST = ("experiment", "debug")
@@ -31,6 +33,9 @@ ALWAYS = ("seed", "threads")
 """Values that stand in it even where they are those of the catalogue: they decide the last bits."""
 
 UNSAID = ("repeat", "resume", "hydra")
+
+MOST_RUNS = 2
+"""Times the trials themselves that a grid of their values may take, for all to be run by one command."""
 
 
 class Winner:
@@ -183,7 +188,7 @@ def flags(*instead: str) -> list[str]:
 
 
 def write_experiment(
-    plan: Plan, best: FrozenTrial, trials: Sequence[FrozenTrial], overrides: list[str], threads: int
+    plan: Plan, best: FrozenTrial, trials: Sequence[FrozenTrial], overrides: list[str], threads: int, direction: str
 ) -> str:
     """Writes the winner's experiment file.
 
@@ -193,6 +198,7 @@ def write_experiment(
         trials: All of them.
         overrides: What composes the winner.
         threads: How many it had.
+        direction: Of the objective.
 
     Returns:
         The command that runs it.
@@ -204,6 +210,7 @@ def write_experiment(
     said = best.user_attrs
     varied = ", ".join(knob.key for knob in plan.space.knobs)
     found = f"{spoken(plan.sampler)} found for {varied}"
+    means = headline(trials, plan.space, direction) if repeated(trials, plan.space, direction) else ""
     file = Winner(plan.recipes.loader, plan.recipes.config_name, overrides, threads)
     file.write(
         plan.folder,
@@ -211,19 +218,34 @@ def write_experiment(
             command,
             f"{duration(said.get('seconds') or 0.0)} of training, {threads} thread{'' if threads == 1 else 's'}; "
             f"{plan.objective} {score(best.value)} in epoch {said.get('epoch')} of {said.get('epochs')}",
+            *([f"its configuration: {plan.objective} {means}"] if means else []),
             f"trial {best.number} of {len(trials)}{f', the best that {found}' if varied else ''}",
         ],
     )
     return command
 
 
-def with_seeds(plan: Plan, trial: FrozenTrial) -> str:
-    """The command that runs a trial with several seeds.
+def with_seeds(plan: Plan, trials: Sequence[FrozenTrial]) -> list[str]:
+    """The commands that run trials with several seeds: one for all of them where that takes few runs more.
+
+    One search compares them seed by seed; the means that several searches print are left to the reader.
 
     Args:
         plan: What was searched.
-        trial: Of it.
+        trials: Of it, one or more.
     """
     fixed = [str(o.input_line) for o in plan.space.fixed if o.key_or_group not in ("name", "seed")]
-    values = [knob.override(trial.params[knob.key]) for knob in plan.space.knobs if knob.key in trial.params]
-    return shlex.join([*program().split(), "-m", *flags(), *fixed, *values, "seed=0,1,2,3,4"])
+
+    def typed(together: Sequence[FrozenTrial]) -> list[list[str]]:
+        """The overrides of each hyperparameter, each value once."""
+        knobs = [knob for knob in plan.space.knobs if knob.key in together[0].params]
+        return [list(dict.fromkeys(knob.override(trial.params[knob.key]) for trial in together)) for knob in knobs]
+
+    def command(together: Sequence[FrozenTrial]) -> str:
+        values = [",".join([first, *(each.partition("=")[2] for each in rest)]) for first, *rest in typed(together)]
+        return shlex.join([*program().split(), "-m", *flags(), *fixed, *values, "seed=0,1,2,3,4"])
+
+    is_alike = all(trial.params.keys() == trials[0].params.keys() for trial in trials)
+    if is_alike and math.prod(map(len, typed(trials))) <= MOST_RUNS * len(trials):
+        return [command(trials)]
+    return [command([trial]) for trial in trials]
