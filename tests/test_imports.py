@@ -147,7 +147,21 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 # inside a package, files share one that is meant for it
 SHARED = {
     "callbacks": {"finite", "layers", "objective"},
-    "data": {"arrays", "columns", "files", "known", "memory", "pictures", "splits", "targets", "values", "workers"},
+    "data": {
+        *(
+            "arrays",
+            "columns",
+            "decoder",
+            "files",
+            "folders",
+            "known",
+            "memory",
+            "pictures",
+            "splits",
+            "targets",
+        ),
+        *("values", "workers"),
+    },
     "models": {"blocks"},
     "profilers": {"fit"},
     "schedules": {"warmup"},

@@ -19,7 +19,8 @@ from tunelab.checkpoints import read_checkpoint
 from tunelab.config import validate_targets
 from tunelab.data.columns import encode
 from tunelab.data.files import read_file
-from tunelab.data.images import ENDINGS, read_images
+from tunelab.data.folders import ENDINGS
+from tunelab.data.images import read_images
 from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError
 from tunelab.fitting import build

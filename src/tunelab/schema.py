@@ -222,6 +222,7 @@ class Data(Part):
     features: Count = Field(10, examples=[10])
     tokens: Annotated[int, Field(ge=2)] = Field(24, examples=[24])
     # images
+    class_folder: Literal["first", "last"] | None = Field(None, examples=["last"])
     image_size: Count | None = Field(None, examples=[32])
     color: Literal["rgb", "grey"] = Field("rgb", examples=["rgb"])
     in_memory: bool | Literal["auto"] = Field("auto", examples=["auto"])

@@ -88,7 +88,7 @@ class HubData(PictureData):
             )
         files = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         names = {split: int(given[part][0]) for part, split in splits.items() if len(given[part])}
-        return self.from_pictures(Pictures(Rows(files, image, names), targets, classes, given))
+        return self.from_pictures(Pictures(Rows(files, image, names), targets, classes, given, self.path))
 
 
 @dataclass(frozen=True)

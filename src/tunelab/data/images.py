@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunelab.data.decoder import Decoder, decode, stored_type
+from tunelab.data.folders import ENDINGS, passed_over, read_tree, understand
 from tunelab.data.memory import Parts
-from tunelab.data.pictures import CHUNK, Decoder, PictureData, Pictures, decode
+from tunelab.data.pictures import CHUNK, PictureData, Pictures
 from tunelab.data.values import first_of
-from tunelab.errors import ConfigError, did_you_mean
+from tunelab.errors import ConfigError, counted
 from tunelab.spec import DataSpec
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+log = logging.getLogger("tunelab")
 
 
 class ImageFolderData(PictureData):
@@ -28,15 +31,17 @@ class ImageFolderData(PictureData):
 
     Args:
         path: The folder.
+        class_folder: Which of the folders that an image lies in names its class, `first` or `last`, where there are
+            folders within folders; None for those where they are the same.
         **pictures: What `PictureData` takes.
     """
 
-    def __init__(self, path: str, **pictures: Any) -> None:
+    def __init__(self, path: str, *, class_folder: str | None = None, **pictures: Any) -> None:
         super().__init__(**pictures)
-        self.path = path
+        self.path, self.class_folder = path, class_folder
 
     def read(self) -> tuple[DataSpec, Parts]:
-        return self.from_pictures(find(self.path))
+        return self.from_pictures(find(self.path, self.class_folder))
 
 
 @dataclass(frozen=True)
@@ -58,48 +63,20 @@ class Files:
         return self.names[number]
 
 
-def find(path: str) -> Pictures:
+def find(path: str, class_folder: str | None = None) -> Pictures:
     """The images of a folder, in order of their parts, classes and names.
 
     Raises:
-        ConfigError: If it is no such folder.
+        ConfigError: If it is no folder of classes, or could be read in two ways.
     """
-    root = Path(path).expanduser().resolve()
-    _check_folder(root, path)
-    folders = _folders(root)
-    given = "train" in folders and bool(_folders(root / "train"))
-    if given and (unknown := [name for name in folders if name not in PARTS]):
-        raise ConfigError(
-            f"`data.path` must have only val/ and test/ beside train/, got {unknown[0]}/ in {path}."
-            f"{did_you_mean(unknown[0], PARTS)} Move it away."
-        )
-    parts = folders if given else [""]
-    classes = _folders(root / "train") if given else folders
-    names: list[str] = []
-    targets: list[int] = []
-    numbers: dict[str, list[int]] = {}
-    for part in sorted(parts, key=lambda part: part != "train"):
-        for name in _folders(root / part):
-            if name not in classes:
-                raise ConfigError(
-                    f"`data.path` must have the same classes in {part}/ as in train/, got {part}/{name}."
-                    f"{did_you_mean(name, classes)} Rename it or add train/{name}."
-                )
-            found = _images(root, Path(part, name))
-            if not found:
-                raise ConfigError(
-                    f"`data.path` must have images in each class's folder, got none in {Path(part, name)}. "
-                    f"Remove it, or add files that end in {', '.join(ENDINGS)}."
-                )
-            numbers.setdefault(PARTS.get(part, "train"), []).extend(range(len(names), len(names) + len(found)))
-            names += found
-            targets += [classes.index(name)] * len(found)
-    return Pictures(
-        Files(str(root), names),
-        np.array(targets, np.int64),
-        tuple(classes),
-        {part: np.array(own) for part, own in numbers.items()} if given else None,
-    )
+    layout = understand(path, class_folder)
+    given = None
+    if layout.parts is not None:
+        parts = np.array(layout.parts)
+        given = {part: np.flatnonzero(parts == part) for part in dict.fromkeys(layout.parts)}
+    root = str(Path(path).expanduser().resolve())
+    targets = np.array(layout.labels, np.int64)
+    return Pictures(Files(root, layout.images), targets, layout.classes, given, path, layout.remarks)
 
 
 def read_images(path: str, spec: DataSpec) -> Iterator[tuple[list[str], NDArray[np.floating[Any]]]]:
@@ -116,7 +93,13 @@ def read_images(path: str, spec: DataSpec) -> Iterator[tuple[list[str], NDArray[
         ConfigError: If there is none, or after all others if some cannot be read.
     """
     root = Path(path).expanduser()
-    files = Files(str(root), _images(root, Path())) if root.is_dir() else Files(str(root.parent), [root.name])
+    if root.is_dir():
+        tree = read_tree(root)
+        files = Files(str(root), [os.path.join(*image) for image in tree.images])  # noqa: PTH118
+        for remark in passed_over(tree):
+            log.info("%s: %s", root.name, remark)
+    else:
+        files = Files(str(root.parent), [root.name])
     if not files.names:
         raise ConfigError(f"`input` must have images, got {path}, in which no file ends in {', '.join(ENDINGS)}.")
     channels, height, width = spec.input_shape
@@ -124,55 +107,24 @@ def read_images(path: str, spec: DataSpec) -> Iterator[tuple[list[str], NDArray[
         raise ConfigError(f"`input` must be a csv or parquet file for a model of {channels} channels, got {path}.")
     decoder = Decoder("grey" if channels == 1 else "rgb", height if height == width else None)
     least, greatest = spec.value_range
-    wrong = []
+    depth = stored_type(spec.value_range)
+    scale = 1.0 if depth == np.uint16 else (greatest - least) / 255
+    wrong: list[str] = []
+    left_out = Counter[str]()
     for start in range(0, len(files.names), CHUNK):
         numbers = np.arange(start, min(start + CHUNK, len(files.names)))
-        pixels = np.empty((len(numbers), *spec.input_shape), np.uint8)
-        problems = decode(files, numbers, decoder, pixels)
+        pixels = np.empty((len(numbers), *spec.input_shape), depth)
+        problems, without = decode(files, numbers, decoder, pixels)
+        left_out += without
         if not problems:
-            yield [files.name(n) for n in numbers.tolist()], least + pixels * ((greatest - least) / 255)
-        wrong += [f"{p.name} ({p.reason or f'{p.size[1]} x {p.size[0]}'})" for p in problems]
+            yield [files.name(n) for n in numbers.tolist()], least + pixels * scale
+        wrong += map(str, problems)
+    for what, count in left_out.items():
+        log.info("%s: %s %s", root.name, counted(count, "image"), what)
     if wrong:
         size = "" if height == width else f" and are {width} x {height}"
         raise ConfigError(
-            f"`input` must have images that can be read{size}, but {len(wrong):,} of {len(files.names):,} cannot be "
-            f"used: {first_of(wrong)}. Replace or remove {'it' if len(wrong) == 1 else 'them'}."
+            f"`input` must have images that can be read{size}, of {8 * depth.itemsize} bits a value as the training "
+            f"images, but {len(wrong):,} of {len(files.names):,} cannot be used: {first_of(wrong)}. "
+            f"Convert or remove {'it' if len(wrong) == 1 else 'them'}."
         )
-
-
-def _check_folder(root: Path, path: str) -> None:
-    if root.is_file():
-        raise ConfigError(f"`data.path` must be a folder of images, got {path}, which is a file. Name its folder.")
-    if not root.is_dir():
-        near = [folder.name for folder in root.parent.iterdir() if folder.is_dir()] if root.parent.is_dir() else []
-        raise ConfigError(
-            f"`data.path` must be a folder of images, got {path}, which does not exist.{did_you_mean(root.name, near)} "
-            "Type data.path=<folder>."
-        )
-    if not _folders(root):
-        images = sum(1 for file in root.iterdir() if file.suffix.lower() in ENDINGS)
-        what = f"which has {images:,} images and no folder" if images else "which has neither folders nor images"
-        raise ConfigError(
-            f"`data.path` must have a folder of images for each class, got {path}, {what}. "
-            f"Sort them into {path}/<class>/."
-        )
-
-
-def _folders(folder: Path) -> list[str]:
-    """The names of the folders in it, but for those that programs leave behind."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__")))
-
-
-def _images(root: Path, folder: Path) -> list[str]:
-    """The images in a folder and in those within it, as paths within the root."""
-    found = []
-    for place, folders, files in os.walk(root / folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        inside = os.path.relpath(place, root)
-        found += [
-            os.path.join(inside, name)  # noqa: PTH118
-            for name in sorted(files)
-            if name.lower().endswith(ENDINGS) and not name.startswith(".")
-        ]
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from torch.utils.data import DistributedSampler
 from tunelab.errors import ConfigError
 from tunelab.hashing import Hashes, hashes
 from tunelab.spec import DataSpec
+
+log = logging.getLogger("tunelab")
 
 Batch = tuple[Tensor, Tensor]
 Parts = dict[str, tuple[Any, Tensor]]
@@ -172,6 +175,11 @@ class SplitData(LightningDataModule):
         inputs = _joined([(inputs, places) for inputs, _, places in pieces])
         self.hashes[part] = np.concatenate([self.hashes[name][places] for name, places in chosen.items()])
         self.parts[part] = inputs, torch.cat([targets[places] for _, targets, places in pieces])
+
+    def tell(self, message: str, *arguments: Any) -> None:
+        """Say something about the data, once however many processes train."""
+        if self.trainer is None or self.trainer.is_global_zero:
+            log.info(message, *arguments)
 
     def train_dataloader(self) -> Any:
         size = rank_batch_size(self.batch_size, world()[1])

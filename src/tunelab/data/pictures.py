@@ -1,15 +1,16 @@
-"""Pictures, from encoded files to normalized batches: in memory where they fit, read by workers where they do not."""
+"""Images, from encoded files to normalized batches: in memory where they fit, read by workers where they do not."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,31 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunelab.data.arrays import ArrayData
+from tunelab.data.decoder import Decoder, Encoded, Pixels, Problem, decode, depth_of, refuse, refuse_dark, stored_type
 from tunelab.data.known import renumbered
 from tunelab.data.memory import Batch, EpochOrder, Parts
 from tunelab.data.splits import Indices
+from tunelab.data.values import on_one_line
 from tunelab.data.workers import WorkerLoader, worker_context
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, counted
 from tunelab.spec import DataSpec
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Pixels = NDArray[np.uint8]
 log = logging.getLogger("tunelab")
 
+SHOWN_CLASSES = 20
 CHUNK = 64
-"""Pictures that a thread decodes in one go."""
-
-
-class Encoded(Protocol):
-    """Pictures by number, not yet decoded; they travel to the worker processes."""
-
-    def encoded(self, numbers: Sequence[int]) -> Sequence[str | bytes]:
-        """A path or the bytes of a file for each number."""
-
-    def name(self, number: int) -> str:
-        """What to call a picture that is no good."""
+"""Images that a thread decodes in one go."""
 
 
 @dataclass(frozen=True)
@@ -53,51 +43,16 @@ class Pictures:
         targets: The class of each, shape (pictures,).
         class_names: The name of each class.
         given: Numbers of the training part and of others, where the data brings them.
+        source: What the user knows the set as.
+        remarks: What was passed over, a sentence each.
     """
 
     files: Encoded
     targets: NDArray[np.int64]
     class_names: tuple[str, ...]
     given: Mapping[str, Indices] | None = None
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """From an encoded picture to its pixels.
-
-    Args:
-        color: rgb or grey.
-        size: Edge length to which a picture is scaled, after what is longer than wide, or wider, has been cut off on
-            both sides alike; None leaves it as it is.
-    """
-
-    color: str
-    size: int | None
-
-    def __call__(self, encoded: str | bytes) -> Pixels:
-        """Returns: Shape (channels, height, width), upright, transparent parts on white."""
-        from PIL import Image, ImageOps
-
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as opened:
-            if self.size is not None:
-                opened.draft(None, (2 * self.size, 2 * self.size))  # a large jpeg is decoded at a half, a quarter, …
-            image = _opaque(ImageOps.exif_transpose(opened)).convert("L" if self.color == "grey" else "RGB")
-        if self.size is not None:
-            image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-        return pixels[None] if self.color == "grey" else pixels.transpose(2, 0, 1)
-
-
-def _opaque(image: Image) -> Image:
-    """The picture with 8 bits a value and nothing to see through."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
-        return Image.fromarray(np.clip(np.asarray(image) / 257, 0, 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
+    source: str = "images"
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +65,7 @@ class PictureReader:
         targets: Their classes, shape (examples,).
         decoder: Makes pixels of them.
         spec: Normalizes the pixels.
+        depth: The type of a pixel's value, uint8 or uint16.
     """
 
     files: Encoded
@@ -117,6 +73,7 @@ class PictureReader:
     targets: Tensor
     decoder: Decoder
     spec: DataSpec
+    depth: np.dtype[Any]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -125,10 +82,11 @@ class PictureReader:
         """The inputs and targets of some examples.
 
         Raises:
-            ConfigError: If a picture can no longer be read.
+            ConfigError: If an image can no longer be read.
         """
-        pixels = np.empty((len(indices), *self.spec.input_shape), np.uint8)
-        _refuse(decode(self.files, self.numbers[indices], self.decoder, pixels), pixels.shape[1:], len(self.numbers))
+        pixels = np.empty((len(indices), *self.spec.input_shape), self.depth)
+        problems, _ = decode(self.files, self.numbers[indices], self.decoder, pixels)
+        refuse(problems, pixels.shape[1:], len(self.numbers))
         return torch.from_numpy(self.spec.normalize(pixels)), self.targets[indices]
 
 
@@ -174,21 +132,45 @@ class PictureData(ArrayData):
                 "Add pictures of another."
             )
         numbers = self.assign(found.targets, classes=True, given=found.given)
-        shape = self.known.input_shape if self.known else self._shape(found.files, np.concatenate([*numbers.values()]))
-        gigabytes = sum(map(len, numbers.values())) * np.prod(shape) * 4 / 1e9
+        total = sum(map(len, numbers.values()))
+        shape: tuple[int, ...]
+        if self.known is None:
+            shape, depth = self._form(found.files, np.concatenate([*numbers.values()]))
+        else:
+            shape, depth = self.known.input_shape, stored_type(self.known.value_range)
+        gigabytes = total * np.prod(shape) * 4 / 1e9
         fits = self.in_memory if self.in_memory != "auto" else gigabytes <= self.memory_limit_gb
         if not fits:
-            self._prepare_workers(gigabytes, sum(map(len, numbers.values())))
-        pixels = {part: np.empty((len(own), *shape), np.uint8) for part, own in numbers.items()} if fits else {}
-        counts = scan(found.files, numbers, self.decoder, shape, pixels)
+            self._prepare_workers(gigabytes, total)
+        pixels = {part: np.empty((len(own), *shape), depth) for part, own in numbers.items()} if fits else {}
+        counts, left_out = scan(found.files, numbers, self.decoder, shape, depth, pixels)
         spec = self.known or _fit_spec(counts, shape, found, numbers["train"])
+        if self.known is None:
+            refuse_dark(int(np.flatnonzero(counts.any(axis=0))[-1]), left_out)
+        self._say(found, numbers, spec, left_out)
         targets = {part: torch.from_numpy(found.targets[own]) for part, own in numbers.items()}
         if fits:
             return spec, {part: (_normalized(spec, pixels.pop(part)), targets[part]) for part in numbers}
         return spec, {
-            part: (PictureReader(found.files, own, targets[part], self.decoder, spec), targets[part])
+            part: (PictureReader(found.files, own, targets[part], self.decoder, spec, depth), targets[part])
             for part, own in numbers.items()
         }
+
+    def _say(self, found: Pictures, numbers: Mapping[str, Indices], spec: DataSpec, left_out: Counter[str]) -> None:
+        """The classes, how many images of each there are in each part, and what was passed over."""
+        sizes = ", ".join(f"{len(own):,} {part}" for part, own in numbers.items())
+        size = f"{spec.input_shape[2]} x {spec.input_shape[1]} {self.decoder.color}"
+        bits = "" if spec.value_range[1] == 255 else f" of {int(spec.value_range[1]).bit_length()} bits"
+        self.tell("%s: images %s; %d classes; %s%s", Path(found.source).name, sizes, spec.output_size, size, bits)
+        counts = {part: np.bincount(found.targets[own], minlength=spec.output_size) for part, own in numbers.items()}
+        for number, name in enumerate(found.class_names[:SHOWN_CLASSES]):
+            own = ", ".join(f"{count[number]:,} {part}" for part, count in counts.items())
+            self.tell("  %s: %s", on_one_line(name), own)
+        if spec.output_size > SHOWN_CLASSES:
+            rest = sum(counts.values())[SHOWN_CLASSES:]  # type: ignore[index]
+            self.tell("  and %d more, of %s to %s images", len(rest), f"{rest.min():,}", f"{rest.max():,}")
+        for remark in [*found.remarks, *(f"{counted(count, 'image')} {what}" for what, count in left_out.items())]:
+            self.tell("  %s", remark)
 
     def _prepare_workers(self, gigabytes: float, count: int) -> None:
         if self.batch_size == "full":
@@ -204,16 +186,14 @@ class PictureData(ArrayData):
             *(f"{count:,}", gigabytes, self.workers),
         )
 
-    def _shape(self, files: Encoded, numbers: Indices) -> tuple[int, int, int]:
-        """(channels, height, width) of all pictures: as asked, or that of the first one that can be read."""
+    def _form(self, files: Encoded, numbers: Indices) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+        """(channels, height, width) of all images and the type of their values: those of the first that can be read."""
         channels = 1 if self.decoder.color == "grey" else 3
-        if self.decoder.size is not None:
-            return channels, self.decoder.size, self.decoder.size
         for number in numbers:
             with contextlib.suppress(Exception):  # said of all of them at once, by `scan`
-                _, height, width = self.decoder(files.encoded([number])[0]).shape
-                return channels, height, width
-        return channels, 1, 1
+                pixels = self.decoder(files.encoded([number])[0])
+                return (channels, pixels.shape[1], pixels.shape[2]), pixels.dtype
+        return (channels, 1, 1), np.dtype(np.uint8)
 
     def _loader(self, part: str, batch_size: int | str, order: EpochOrder) -> Any:
         reader = self.parts[part][0]
@@ -235,96 +215,58 @@ def scan(
     numbers: Mapping[str, Indices],
     decoder: Decoder,
     shape: tuple[int, ...],
+    depth: np.dtype[Any],
     pixels: Mapping[str, Pixels],
-) -> NDArray[np.int64]:
-    """Reads every picture once, in threads: Pillow decodes without holding the interpreter.
+) -> tuple[NDArray[np.int64], Counter[str]]:
+    """Reads every image once, in threads: Pillow decodes without holding the interpreter.
 
     Args:
-        files: The encoded pictures.
+        files: The encoded images.
         numbers: Those of each part.
         decoder: Makes pixels of them.
         shape: (channels, height, width) that each must have.
+        depth: The type of value that each must have, uint8 or uint16.
         pixels: Where to keep those of each part, shape (examples, channels, height, width); empty to keep none.
 
     Returns:
-        How often each value occurs in the training part, shape (channels, 256).
+        How often each value occurs in the training part, shape (channels, 256 or 65536), and of how many images
+        something was left out.
 
     Raises:
-        ConfigError: If pictures cannot be read or have another size; the first few are named.
+        ConfigError: If images cannot be read or have another size; the first few are named.
     """
+    levels = 2 ** (8 * depth.itemsize)
 
-    def read(part: str, start: int) -> tuple[NDArray[np.int64] | int, list[_Problem], int]:
+    def read(part: str, start: int) -> tuple[NDArray[np.int64] | int, list[Problem], Counter[str], int]:
         own = numbers[part][start : start + CHUNK]
-        space = pixels[part][start : start + CHUNK] if pixels else np.empty((len(own), *shape), np.uint8)
-        problems = decode(files, own, decoder, space)
+        space = pixels[part][start : start + CHUNK] if pixels else np.empty((len(own), *shape), depth)
+        problems, without = decode(files, own, decoder, space)
         if part != "train" or problems:
-            return 0, problems, len(own)
-        return np.stack([np.bincount(space[:, c].ravel(), minlength=256) for c in range(shape[0])]), [], len(own)
+            return 0, problems, without, len(own)
+        counts = np.stack([np.bincount(space[:, c].ravel(), minlength=levels) for c in range(shape[0])])
+        return counts, [], without, len(own)
 
     chunks = [(part, start) for part, own in numbers.items() for start in range(0, len(own), CHUNK)]
     total = sum(map(len, numbers.values()))
-    counts, problems = np.zeros((shape[0], 256), np.int64), []
+    counts, problems, left_out = np.zeros((shape[0], levels), np.int64), [], Counter[str]()
     done, told = 0, time.monotonic()
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:
-        for found, wrong, size in threads.map(read, *zip(*chunks, strict=True)):
+        for found, wrong, without, size in threads.map(read, *zip(*chunks, strict=True)):
             counts += found
             problems += wrong
+            left_out += without
             done += size
             if time.monotonic() - told > 10:
                 told = time.monotonic()
-                log.info("%s of %s pictures read", f"{done:,}", f"{total:,}")
-    _refuse(problems, shape, total)
-    return counts
-
-
-@dataclass(frozen=True)
-class _Problem:
-    name: str
-    reason: str  # empty if it is the size
-    size: tuple[int, ...] = ()
-
-
-def decode(files: Encoded, numbers: Indices, decoder: Decoder, space: Pixels) -> list[_Problem]:
-    """Fills `space` with the pixels of some pictures; returns what is wrong with the others."""
-    problems = []
-    for row, (number, encoded) in enumerate(zip(numbers, files.encoded(numbers.tolist()), strict=True)):
-        try:
-            pixels = decoder(encoded)
-        except Exception as error:  # whatever a decoder makes of damaged bytes
-            what = str(error).split("\n")[0] or type(error).__name__
-            reason = "not an image" if what.startswith("cannot identify") else what
-            problems.append(_Problem(files.name(int(number)), reason))
-            continue
-        if pixels.shape == space.shape[1:]:
-            space[row] = pixels
-        else:
-            problems.append(_Problem(files.name(int(number)), "", pixels.shape[1:]))
-    return problems
-
-
-def _refuse(problems: list[_Problem], shape: tuple[int, ...], total: int) -> None:
-    unreadable = [f"{problem.name} ({problem.reason})" for problem in problems if problem.reason]
-    if unreadable:
-        raise ConfigError(
-            f"`data.path` must have pictures that can be read, but {len(unreadable):,} of {total:,} cannot: "
-            f"{_first(unreadable)}. Replace or remove {'it' if len(unreadable) == 1 else 'them'}."
-        )
-    if problems:
-        others = [f"{problem.name} ({problem.size[1]} x {problem.size[0]})" for problem in problems]
-        raise ConfigError(
-            f"`data.image_size` must be given for pictures of different sizes, got null: {len(others):,} of {total:,} "
-            f"are not {shape[2]} x {shape[1]} as the first: {_first(others)}. Try data.image_size={min(shape[1:])}."
-        )
-
-
-def _first(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:3]) + (", …" if len(shown) > 3 else "")
+                log.info("%s of %s images read", f"{done:,}", f"{total:,}")
+    refuse(problems, shape, total)
+    return counts, left_out
 
 
 def _fit_spec(counts: NDArray[np.int64], shape: tuple[int, ...], found: Pictures, train: Indices) -> DataSpec:
     """Statistics from how often each value occurs, which are the same however the pictures were read."""
-    values, pixels = np.arange(256), counts.sum(axis=1)  # (256,), (channels,)
+    values, pixels = np.arange(counts.shape[1]), counts.sum(axis=1)  # (256 or 65536,), (channels,)
+    greatest = 255 if len(values) == 256 else 2 ** depth_of(int(np.flatnonzero(counts.any(axis=0))[-1])) - 1
     mean = counts @ values / pixels
     std = np.sqrt((counts * (values - mean[:, None]) ** 2).sum(axis=1) / pixels)
     channels = ("pixel",) if shape[0] == 1 else ("red", "green", "blue")
@@ -337,7 +279,7 @@ def _fit_spec(counts: NDArray[np.int64], shape: tuple[int, ...], found: Pictures
         input_mean=tuple(mean.tolist()),
         input_std=tuple(np.where((counts > 0).sum(axis=1) > 1, std, 1.0).tolist()),  # a constant channel stays zero
         class_counts=tuple(np.bincount(found.targets[train], minlength=len(found.class_names)).tolist()),
-        value_range=(0.0, 255.0),
+        value_range=(0.0, float(greatest)),
     )
 
 

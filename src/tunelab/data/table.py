@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +24,6 @@ from tunelab.spec import DataSpec
 
 if TYPE_CHECKING:
     import pandas as pd
-
-log = logging.getLogger("tunelab")
 
 SHOWN_COLUMNS = 20
 PART_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -175,7 +172,7 @@ class TableData(ArrayData):
             )
         if not known.all():
             target = on_one_line(self.target)
-            self._tell("%s: %s rows without a %s are left out", Path(path).name, f"{(~known).sum():,}", target)
+            self.tell("%s: %s rows without a %s are left out", Path(path).name, f"{(~known).sum():,}", target)
         return rows[known.to_numpy(dtype=bool)]
 
     def _absent(self, key: str, name: str, path: str, names: list[str]) -> str:
@@ -207,7 +204,7 @@ class TableData(ArrayData):
         if moved:
             rare = first_of(names[code] for code in moved)
             target = on_one_line(self.target)
-            self._tell("%s: too few rows to be split, so that one is moved to the training part: %s", target, rare)
+            self.tell("%s: too few rows to be split, so that one is moved to the training part: %s", target, rare)
         for part in ("val", "test") if self.known is None else ():
             if unseen := np.setdiff1d(codes[parts[part]], codes[parts["train"]]).tolist():
                 key = f"data.{part}_path" if part in self.paths else "data.split_column"
@@ -223,17 +220,13 @@ class TableData(ArrayData):
         if len(columns) > SHOWN_COLUMNS:
             columns.sort(key=lambda column: column.note == "number")
         counts = ", ".join(f"{size:,} {part}" for part, size in sizes.items())
-        self._tell(
+        self.tell(
             "%s: rows %s; %d columns as %d inputs", Path(self.path).name, counts, len(columns), spec.input_shape[0]
         )
         for column in columns[:SHOWN_COLUMNS]:
-            self._tell("  %s: %s", on_one_line(column.name), column.note)
+            self.tell("  %s: %s", on_one_line(column.name), column.note)
         if len(columns) > SHOWN_COLUMNS:
-            self._tell("  and %d more, in data_spec.json", len(columns) - SHOWN_COLUMNS)
-
-    def _tell(self, message: str, *arguments: Any) -> None:
-        if self.trainer is None or self.trainer.is_global_zero:
-            log.info(message, *arguments)
+            self.tell("  and %d more, in data_spec.json", len(columns) - SHOWN_COLUMNS)
 
 
 class CsvData(TableData):
