@@ -1,9 +1,9 @@
-# make train [ARGS="optimizer=sgd lr=0.1"] · make test · make test-all · make lint   (each sets up .venv by itself, once)
+# make train [ARGS="optimizer=sgd lr=0.1"] · make test · make test-slow · make test-all · make lint   (each sets up .venv by itself, once)
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: train test test-all lint format clean
+.PHONY: train test test-slow test-all lint format clean
 .DELETE_ON_ERROR:
 
 # torch first and alone: its version decides what the rest may install
@@ -19,6 +19,10 @@ train: $(READY)
 # Two workers with one thread each: more threads than cores spin instead of working.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not server and not gpu" $(ARGS)
+
+# The rest, but for what needs a GPU.
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "(slow or server) and not gpu" $(ARGS)
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)

@@ -71,7 +71,7 @@ class Fork:
             self.code = self.server.ask({"poll": self.pid})
         return self.code
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = 600.0) -> int:
         """Its exit code, as soon as it has one."""
         until = time.monotonic() + seconds
         while (code := self.poll()) is None:
@@ -131,7 +131,7 @@ class Forks:
     def run(self, folder: Path, *arguments: str, before: str = "", script: str = "train.py") -> Fork:
         """A command that has ended."""
         fork = self.start(folder, *arguments, before=before, script=script)
-        fork.wait(120.0)
+        fork.wait()
         return fork
 
 

@@ -45,6 +45,21 @@ AT_ONCE = """
 """
 """What a forked command executes first, so that its workers need no import of theirs either."""
 
+HOLD = """
+    import os, time
+    from tunelab.sweep import trial
+    own_report = trial.Reports.on_validation_end
+
+    def held(self, trainer, *rest):
+        own_report(self, trainer, *rest)
+        while os.path.exists("hold") and trainer.current_epoch >= 1 and not self.link.told_to_stop:
+            time.sleep(0.005)
+
+    trial.Reports.on_validation_end = held
+"""
+"""What has each trial wait at the end of its second epoch as long as there is a file `hold`, or until it is told to
+end: whatever is to befall it befalls it before it ends, however busy the machine is."""
+
 TINY = ("-m", "data=iris", "size=tiny", "name=swept")
 """A sweep in outputs/sweeps/swept of trials that take a tenth of a second."""
 
@@ -64,7 +79,7 @@ def begin(forks: Forks, folder: Path, *arguments: str, before: str = "") -> Fork
 def run(forks: Forks, folder: Path, *arguments: str, before: str = "") -> Fork:
     """A sweep that has ended."""
     fork = begin(forks, folder, *arguments, before=before)
-    fork.wait(120.0)
+    fork.wait()
     return fork
 
 
@@ -126,7 +141,7 @@ def processes(folder: Path) -> list[int]:
     return alive(found)
 
 
-def left_behind(folder: Path, seconds: float = 5.0) -> list[int]:
+def left_behind(folder: Path, seconds: float = 60.0) -> list[int]:
     """The processes that work in a folder and have not ended after some time."""
     until = time.monotonic() + seconds
     while (found := processes(folder)) and time.monotonic() < until:

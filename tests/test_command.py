@@ -82,7 +82,7 @@ def in_process_of_its_own(
     """The same in a new Python with one thread."""
     command = [sys.executable, *python, str(REPOSITORY / script), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
@@ -351,7 +351,7 @@ def test_lines_of_hydra_and_of_the_tools_are_plain_and_apart_from_what_is_asked_
         "tunelab.main(tool='evaluate')"
     )
     command = [sys.executable, "-c", script, "run=run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert (done.stderr, done.stdout) == ("heard\n", f"{'a':16} 1.0000\n")
     assert sorted((tmp_path / "run").rglob("*")) == before
 
@@ -570,5 +570,5 @@ def test_two_processes_begun_at_once_get_a_folder_each(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     time.sleep(1 - time.time() % 1)  # both within one second
     processes = [subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
     assert len(list(tmp_path.glob("outputs/digits-mlp/*/result.json"))) == 2

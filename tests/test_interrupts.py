@@ -66,19 +66,19 @@ def at(place: tuple[Any, str, int], act: Callable[[], None], monkeypatch: pytest
 
 def signalled(
     folder: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str, int], *arguments: str, number: int = 2
-) -> tuple[Outcome, float]:
-    """A command that gets a signal at a call of a function, and the seconds it went on."""
-    sent: list[float] = []
+) -> Outcome:
+    """A command that gets a signal at a call of a function."""
+    sent: list[int] = []
 
     def send() -> None:
-        sent.append(time.monotonic())
+        sent.append(number)
         os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
         at(place, send, patch)
         outcome = typed(folder, *arguments)
     assert sent, outcome.text
-    return outcome, time.monotonic() - sent[0]
+    return outcome
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +100,9 @@ def test_a_run_ends_wherever_it_is_and_goes_on_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, place: str
 ) -> None:
     number = signal.SIGTERM if len(place) % 2 else signal.SIGINT
-    outcome, seconds = signalled(tmp_path, monkeypatch, PLACES[place], *SWA, "hydra.run.dir=cut", number=number)
-    print(f"{place}: {seconds:.2f} s")
+    outcome = signalled(tmp_path, monkeypatch, PLACES[place], *SWA, "hydra.run.dir=cut", number=number)
     assert outcome.code == 128 + number, outcome.text
     assert "Traceback" not in outcome.text
-    assert seconds < 5
     if place in BEFORE_THE_FIRST_STEP:
         assert "Interrupted before the first checkpoint: there is nothing to continue from." in outcome.text
         return
@@ -142,10 +140,10 @@ def test_a_run_without_checkpoints_says_where_the_last_one_is(tmp_path: Path, mo
     words = ("size=tiny", "epochs=1", "threads=1", "test=false")
     assert typed(tmp_path, *words, "hydra.run.dir=run").code == 0
     step = (SupervisedTask, "training_step", 10)
-    outcome, _ = signalled(tmp_path, monkeypatch, step, "resume=run", "epochs=3", "callbacks=[]", number=15)
+    outcome = signalled(tmp_path, monkeypatch, step, "resume=run", "epochs=3", "callbacks=[]", number=15)
     assert outcome.code == 143
     assert "Interrupted. To continue from step 23, where it was last saved: python train.py resume=run" in outcome.text
-    outcome, _ = signalled(tmp_path, monkeypatch, step, *words, "callbacks=[]", "hydra.run.dir=new")
+    outcome = signalled(tmp_path, monkeypatch, step, *words, "callbacks=[]", "hydra.run.dir=new")
     assert outcome.code == 130
     assert "Interrupted before the first checkpoint: there is nothing to continue from." in outcome.text
 
@@ -175,7 +173,7 @@ def test_hydras_own_sweep_ends_with_the_run_that_is_ended_and_says_how_to_contin
 ) -> None:
     place = (SupervisedTask, "training_step", 30)  # of the second job
     words = ("-m", "hydra/sweeper=basic", *("size=tiny", "epochs=1", "threads=1", "hydra.sweep.dir=sweep"))
-    outcome, _ = signalled(tmp_path, monkeypatch, place, *words, "lr=1e-3,1e-2,1e-1")
+    outcome = signalled(tmp_path, monkeypatch, place, *words, "lr=1e-3,1e-2,1e-1")
     assert outcome.code == 130, outcome.text
     assert "Traceback" not in outcome.text
     assert "Interrupted. To continue: python train.py resume=sweep/1" in outcome.text

@@ -50,7 +50,7 @@ def test_optuna_loads_the_study_from_its_file(study: Path) -> None:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         return json.load(answer)
 
 
@@ -68,7 +68,7 @@ def test_the_dashboard_shows_each_trial_with_its_values_reports_and_cause(study:
     with subprocess.Popen([*command, str(study)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             address = f"http://127.0.0.1:{port}/api/studies"
-            until = time.monotonic() + 60
+            until = time.monotonic() + 600
             while True:
                 try:
                     (summary,) = get(address)["study_summaries"]

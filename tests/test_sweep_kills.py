@@ -78,24 +78,26 @@ def size(swept: Swept) -> int:
 
 
 def wait_for(fork: Fork, what: Any) -> Any:
-    """What something is as soon as it is true, while a command runs."""
-    until = time.monotonic() + 60
+    """What something is as soon as it is true; nothing if the command has ended well before."""
+    until = time.monotonic() + 600
     while not (found := what()):
-        assert fork.poll() is None, fork.text
+        if fork.poll() is not None:
+            assert fork.code == 0, fork.text
+            return None
         assert time.monotonic() < until, fork.text
         time.sleep(0.001)
     return found
 
 
 def strike(fork: Fork, folder: Path, kill: Kill) -> None:
-    """Kills a process of a sweep."""
+    """Kills a process of a sweep; none if all has ended, which on a busy machine may be."""
     if kill.who == "sweep":
         fork.kill()
-        assert fork.wait() == -signal.SIGKILL, fork.text
+        assert fork.wait() in (-signal.SIGKILL, 0), fork.text
     else:
         find = workers if kill.who == "worker" else servers
-        there = wait_for(fork, lambda: find(fork, folder))
-        end([there[int(kill.which * len(there))]])
+        if there := wait_for(fork, lambda: find(fork, folder)):
+            end([there[int(kill.which * len(there))]])
 
 
 def complete(swept: Swept) -> dict[int, Any]:
@@ -127,7 +129,7 @@ def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
         before = now
     if fork.code is not None:
         fork = begin(forks, tmp_path, *words)
-    assert fork.wait(120) == 0, fork.text
+    assert fork.wait() == 0, fork.text
     assert swept.ended == whole[search].ended
     assert swept.numbers(TrialState.COMPLETE) == list(range(12))
     assert changes(before, complete(swept)) == {}

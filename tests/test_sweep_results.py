@@ -260,7 +260,7 @@ def rows_in(path):
 def run(folder, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(TRAIN), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def test_a_small_search_leaves_its_table_its_winner_and_one_look_at_the_test_set(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from forks import Fork, Forks, server
 from optuna.trial import TrialState
-from swept import Swept, begin, left_behind, run
+from swept import HOLD, Swept, begin, left_behind, run
 from test_resume import assert_the_same_run
 
 from tunelab.errors import ConfigError
@@ -34,7 +34,7 @@ def forks() -> Iterator[Forks]:
 
 def wait_for(fork: Fork, path: Path, lines: int) -> None:
     """Waits until a file has so many lines."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not (path.exists() and len(path.read_text().splitlines()) >= lines):
         assert fork.poll() is None, fork.text
         assert time.monotonic() < until, fork.text
@@ -69,10 +69,13 @@ def test_a_killed_trial_goes_on_from_its_last_checkpoint_with_the_same_bits(fork
         (tmp_path / name).mkdir()
     whole, cut = Swept(tmp_path / "whole"), Swept(tmp_path / "cut")
     assert run(forks, whole.folder, *words, "batch_size=choice(16)").code == 0
-    fork = begin(forks, cut.folder, *words, "batch_size=choice(16)")
+    hold = cut.folder / "hold"
+    hold.touch()
+    fork = begin(forks, cut.folder, *words, "batch_size=choice(16)", before=HOLD.replace(">= 1", ">= 70"))
     wait_for(fork, cut.path / "0" / "metrics.csv", 60)
     fork.kill()
     fork.wait()
+    hold.unlink()
     again = run(forks, cut.folder, *words, "batch_size=choice(16)")
     assert again.code == 0, again.text
     assert "It goes on behind step" in cut.log(0)
@@ -88,7 +91,7 @@ def test_two_searches_share_a_study_and_run_each_trial_once(forks: Forks, tmp_pa
     alone, shared = Swept(tmp_path / "alone"), Swept(tmp_path / "shared")
     assert run(forks, alone.folder, *words).code == 0
     both = [begin(forks, shared.folder, *words) for _ in range(2)]
-    assert [fork.wait(120) for fork in both] == [0, 0], both[0].text + both[1].text
+    assert [fork.wait() for fork in both] == [0, 0], both[0].text + both[1].text
     assert shared.ended == alone.ended
     assert all("resumes" not in shared.record(number) for number in range(10))
     looks = [path.read_text().splitlines() for path in shared.path.glob("*/evaluations.jsonl")]

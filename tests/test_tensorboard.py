@@ -32,7 +32,7 @@ def tensorboard(folder):
 
 def post(address, question):
     request = urllib.request.Request(address, json.dumps(question).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:
         return json.load(answer)
 
 
@@ -76,6 +76,6 @@ def test_hparams_and_scalars_of_a_folder_of_different_runs_are_served_with_each_
         assert set(shown) == set(results)
         for name, result in results.items():
             assert shown[name]["best/val/accuracy"] == pytest.approx(result["objective"]["best"], rel=1e-6)
-            with urllib.request.urlopen(f"{address}/data/plugin/scalars/tags", timeout=60) as answer:
+            with urllib.request.urlopen(f"{address}/data/plugin/scalars/tags", timeout=300) as answer:
                 tags = set(json.load(answer)[name])
             assert {"train/loss", "val/loss", "val/accuracy", "lr", "gradients/norm", "test/accuracy"} <= tags

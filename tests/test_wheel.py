@@ -59,7 +59,7 @@ def typed(environment: Path) -> Callable[..., str]:
         clean["PATH"] = f"{environment}{os.pathsep}{clean['PATH']}"
         clean["OMP_NUM_THREADS"] = "1"
         done = subprocess.run(
-            [str(environment / program), *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=120
+            [str(environment / program), *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr

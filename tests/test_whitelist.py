@@ -239,7 +239,7 @@ def test_a_train_py_of_ones_own_finds_our_groups_behind_its_own(tmp_path: Path, 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert "digits · plain tiny, 2,410 parameters · sgd lr 0.1" in done.stdout + done.stderr
