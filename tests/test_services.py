@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
+import signal
 import struct
 import sys
 from collections.abc import Iterator
@@ -206,7 +208,7 @@ def test_a_run_that_fails_is_marked_as_failed_in_mlflow(tmp_path: Path, monkeypa
     from tunelab.callbacks import Clock
 
     def stop(*args: Any) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(Clock, "on_train_batch_end", stop)
