@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab import catalogue, conf_folder, help_page, instrument, multirun, own_code, project, tools
-from tunelab.composing import compose, initialize, loader
+from tunelab.composing import compose, initialize, loader, meant
 from tunelab.config import recipe_of, validate
 from tunelab.errors import ConfigError, RunFailed, Terminated, did_you_mean, exit_code, program
 from tunelab.folder import RunFolder, claim, no_room
@@ -213,12 +213,12 @@ def _prepare(folder: Path, config_name: str, check: Check, command: str, tool: s
     name = flags.config_name or config_name
     initialize(folder, flags.config_dir, name)
     try:
-        overrides = _typed_overrides(name, flags.overrides)
+        overrides = _with_meant_keys(name, _typed_overrides(name, flags.overrides))
         if not flags.help:
             if not flags.multirun:
                 multirun.refuse_sweeps(overrides, tool, instrument.lists(tools.load(tool)) if tool else [])
             multirun.refuse_misplaced(overrides, flags.multirun)
-        added = recorded_overrides(overrides, flags.multirun)
+        added = recorded_overrides(overrides, flags.multirun, functools.partial(meant, name))
         arguments = [*added, *(o.input_line for o in overrides if not o.is_sweep_override() and o.input_line)]
         if flags.help:
             with contextlib.suppress(
@@ -293,6 +293,19 @@ def _typed_overrides(config_name: str, arguments: list[str]) -> list[Override]:
     if any(sentence for override in overrides for sentence in catalogue.unknown_options(override, known)):
         raise CommandLineError(*catalogue.mistakes(loader(), config_name, overrides))
     return overrides
+
+
+def _with_meant_keys(config_name: str, overrides: list[Override]) -> list[Override]:
+    """The overrides, each of the key that it sets, in sys.argv too: optimizer.lr=0.5 is lr=0.5."""
+    resumed = next((o.value() for o in overrides if o.key_or_group == "resume"), None)
+    recorded = catalogue.parse(RunFolder.find(str(resumed), "resume").record["overrides"]) if resumed else []
+    changed = meant(config_name, overrides, recorded)
+    if changed != overrides:
+        place = min(sys.argv.index(str(override.input_line)) for override in overrides)
+        for override in overrides:
+            sys.argv.remove(str(override.input_line))
+        sys.argv[place:place] = [str(override.input_line) for override in changed]
+    return changed
 
 
 def _check_experiment_lr(config_name: str, overrides: list[Override], arguments: list[str], cfg: DictConfig) -> None:

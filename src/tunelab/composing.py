@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab import catalogue, conf_folder
-from tunelab.config import chosen_options, recipe_of
+from tunelab.aliases import without_aliases
+from tunelab.config import chosen_options, plain, recipe_of
 from tunelab.errors import ConfigError
 from tunelab.overrides import CommandLineError
 
@@ -33,7 +34,7 @@ class Composed:
     Args:
         cfg: The recipe and, of a tool, its own keys; interpolations unresolved.
         choices: The option of each group.
-        overrides: They.
+        overrides: They, those of keys that pass on another written to that one.
     """
 
     cfg: DictConfig
@@ -56,11 +57,13 @@ def composed(*overrides: str, config_name: str = "train", config_path: str | Pat
         typed, known = catalogue.parse(list(overrides)), catalogue.groups(loader())
         if any(sentence for override in typed for sentence in catalogue.unknown_options(override, known)):
             raise ConfigError(*catalogue.mistakes(loader(), config_name, typed))
-        whole = compose(config_name, list(overrides), typed)
+        typed = meant(config_name, typed)
+        arguments = [str(override.input_line) for override in typed]
+        whole = compose(config_name, arguments, typed)
         HydraConfig.instance().set_config(whole)
         cfg = recipe_of(whole)
         cfg.name = cfg.name  # asks Hydra what is chosen, which nobody answers later
-        return Composed(cfg, chosen_options(whole.hydra.runtime.choices, cfg), list(overrides))
+        return Composed(cfg, chosen_options(whole.hydra.runtime.choices, cfg), arguments)
 
 
 @contextmanager
@@ -122,3 +125,26 @@ def compose(config_name: str, arguments: list[str], typed: list[Override]) -> Di
             f"{config_name}.yaml, give yours another name, such as my_{config_name}.yaml, and say it to "
             f'tunelab.main(config_name="my_{config_name}").'
         ) from None
+
+
+def meant(config_name: str, typed: list[Override], recorded: list[Override] | None = None) -> list[Override]:
+    """The overrides of a command line, each written to the key that it sets: optimizer.lr=0.5 as lr=0.5.
+
+    Args:
+        config_name: The primary config.
+        typed: The command line, parsed.
+        recorded: Those of the run that it resumes, which stand before them.
+
+    Raises:
+        ConfigError: If one thing is given two values by two names.
+    """
+
+    def raw_of(arguments: list[str]) -> dict[str, Any]:
+        before = [str(o.input_line) for o in recorded or () if "." not in o.key_or_group]
+        cfg = loader().load_configuration(config_name, [*before, *arguments], RunMode.RUN)
+        return plain(recipe_of(cfg), resolve=False)
+
+    try:
+        return without_aliases(typed, catalogue.groups(loader()), raw_of)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError):
+        return typed  # what keeps it from composing is said where all of it is composed

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from tunelab.aliases import PLACES, links, taken_over
 from tunelab.errors import ConfigError, did_you_mean, show
 from tunelab.ranges import range_mistakes
 from tunelab.rules import contradictions
@@ -27,7 +28,6 @@ READ_BY_RUN = {
     "test",
     "repeat",
     "resume",
-    "epochs",
     "find_lr",
     "profiler",
 }
@@ -136,6 +136,7 @@ def check(raw: dict[str, Any], values: dict[str, Any], user_keys: Iterable[str] 
     Raises:
         ConfigError: With a sentence for each mistake.
     """
+    values = with_taken_over(raw, values)
     mistakes = [
         *range_mistakes(values),
         *([] if user_keys is None else _unread_mistakes(raw, user_keys)),
@@ -147,17 +148,23 @@ def check(raw: dict[str, Any], values: dict[str, Any], user_keys: Iterable[str] 
         raise ConfigError(*mistakes)
 
 
-def _references(node: Any) -> Iterator[str]:
-    """The keys that interpolations below this node read."""
-    if isinstance(node, dict):
-        for child in node.values():
-            yield from _references(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from _references(child)
-    elif isinstance(node, str):
-        for path in re.findall(r"\$\{(?:oc\.select:)?([\w.]+)", node):
-            yield path.split(".")[0]
+def with_taken_over(raw: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe in which each key that no part reads has the value that a file gives its part in its place.
+
+    Args:
+        raw: The recipe, interpolations as they stand.
+        values: The same, interpolations followed.
+    """
+    changed = dict(values)
+    for key, value in taken_over(raw).items():
+        group, _, name = key.rpartition(".")
+        changed |= {group: {**changed[group], name: value}} if group else {key: value}
+    return changed
+
+
+def _references(node: Any) -> set[str]:
+    """The keys of the recipe itself that interpolations below this node read."""
+    return {key.split(".")[0] for key in links(node)}
 
 
 def unread_keys(raw: dict[str, Any]) -> set[str]:
@@ -167,22 +174,30 @@ def unread_keys(raw: dict[str, Any]) -> set[str]:
         raw: The recipe, interpolations as they stand.
     """
     dials = {key for key in Recipe.model_fields if key in raw and not isinstance(raw[key], dict)}
-    return dials - set(_references(raw)) - READ_BY_RUN
+    return dials - _references(raw) - READ_BY_RUN
 
 
 def _unread_mistakes(raw: dict[str, Any], user_keys: Iterable[str]) -> Iterator[str]:
-    read = set(_references(raw)) | READ_BY_RUN
-    ours = set(Recipe.model_fields)
+    read = _references(raw) | READ_BY_RUN
+    ours, typed, instead = set(Recipe.model_fields), set(user_keys), taken_over(raw)
     for key in raw:
         if key not in ours and key not in read:
             yield f"`{key}` must be a key of the recipe; no part reads it.{did_you_mean(key, ours)}"
-    typed = set(user_keys)
-    for key in ours & set(raw) - read:
+    for key in sorted(typed & instead.keys()):
+        place = PLACES[key]
+        name = place.rpartition(".")[2]
+        yield (
+            f"`{key}` must be read by a chosen part, but a file gives {place} the value {show(instead[key])} of its "
+            f"own. Type {place}=<value>, or write `{name}: ${{{key}}}` there."
+        )
+    for key in ours & set(raw) - read - instead.keys():
         if (key in typed and not isinstance(raw[key], dict)) or (key in OFF_AT_ZERO and raw[key]):
             yield (
                 f"`{key}` must be read by a chosen part, got {key}={show(raw[key])}, but none of them reads it. "
                 f"Leave it out, or choose {READERS.get(key, f'a part whose file has ${{{key}}}')}."
             )
+    if raw.get("find_lr") is True and "lr" not in read:
+        yield "`find_lr` must have an lr to set, but no chosen part reads it. Leave it out, or write `lr: ${lr}` there."
     if raw.get("find_lr") is True and "lr" in typed:
         yield f"`lr` must be left out with find_lr=true, which finds one, got {show(raw['lr'])}. Leave one of them out."
 

@@ -270,7 +270,7 @@ def ask(tool: ModuleType, *overrides: str, config_path: str | Path | None = None
     name = tool.__name__.rpartition(".")[2]
     whole = composed(*overrides, config_name=name, config_path=config_path)
     with found_by_hydra(name, config_path):
-        tool.check(whole.cfg, [override.split("=")[0].lstrip("+~") for override in overrides])
+        tool.check(whole.cfg, [override.split("=")[0].lstrip("+~") for override in whole.overrides])
 
     def variant(others: Sequence[str]) -> DictConfig:
         return composed(*others, config_name=name, config_path=config_path).cfg

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
@@ -88,8 +89,16 @@ def quoted(value: str | Path) -> str:
     return '"' + re.sub(r"(\\+)$", r"\1\1", text) + '"'
 
 
-def recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
-    """What a `repeat=` or `resume=` stands for: the overrides of the run that it names."""
+def recorded_overrides(
+    overrides: list[Override], multirun: bool, meant: Callable[[list[Override]], list[Override]]
+) -> list[str]:
+    """What a `repeat=` or `resume=` stands for: the overrides of the run that it names.
+
+    Args:
+        overrides: The parsed command line.
+        multirun: Whether it is a search.
+        meant: Writes overrides to the keys that they set.
+    """
     named = {o.key_or_group: o.value() for o in overrides if o.key_or_group in ("repeat", "resume")}
     given = {key: str(value) for key, value in named.items() if value is not None}
     for key, value in given.items():
@@ -123,7 +132,7 @@ def recorded_overrides(overrides: list[Override], multirun: bool) -> list[str]:
                     f"For a new run type: {change}"
                 )
         if others:
-            recorded = catalogue.parse(list(run.record["overrides"]))
+            recorded = meant(catalogue.parse(list(run.record["overrides"])))
             return [str(o.input_line) for o in recorded if _still_holds(o, recorded, others)]
         return [f"name={quoted(run.config.name)}"]
     return []

@@ -11,6 +11,8 @@ from hydra.utils import get_class
 from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from tunelab.aliases import taken_over
+from tunelab.config import plain
 from tunelab.errors import ConfigError
 
 DEFAULT_THREADS = torch.get_num_threads()
@@ -44,6 +46,8 @@ def complete(cfg: DictConfig) -> DictConfig:
     """A copy with every value that was left open filled in, so that the record is whole."""
     cfg = cfg.copy()
     with open_dict(cfg):
+        for key, value in taken_over(plain(cfg, resolve=False)).items():
+            OmegaConf.update(cfg, key, value)
         cfg.threads = cfg.threads or DEFAULT_THREADS
         cfg.objective_direction = cfg.objective_direction or direction(cfg)
         cfg.repeat = cfg.resume = None

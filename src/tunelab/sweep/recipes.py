@@ -21,7 +21,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab import catalogue
-from tunelab.config import MEMBER_GROUPS, check, chosen_options, plain, recipe_of, resolved, unread_keys
+from tunelab.config import (
+    MEMBER_GROUPS,
+    check,
+    chosen_options,
+    plain,
+    recipe_of,
+    resolved,
+    unread_keys,
+    with_taken_over,
+)
 from tunelab.errors import ConfigError, show
 from tunelab.sweep.added_keys import why_not_taken
 from tunelab.sweep.space import Knob, Space, Value
@@ -177,7 +186,7 @@ class Recipes:
             raise ConfigError(str(error)) from None
         raw = plain(cfg, resolve=False)
         with _hydra_config(composed.hydra):
-            found = Followed(cfg, raw).values()
+            found = with_taken_over(raw, Followed(cfg, raw).values())
         check(raw, found, [*self._typed, *values])
         overrides = [*self._fixed, *(knob.override(values[knob.key]) for knob in knobs)]
         return Recipe(found, overrides, composed.choices)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import Field
 
 from tunelab import catalogue, instrument, multirun
-from tunelab.composing import compose, found_by_hydra, loader
+from tunelab.composing import compose, found_by_hydra, loader, meant
 from tunelab.config import check as check_recipe
 from tunelab.config import plain, recipe_of, resolved, unread_keys
 from tunelab.errors import ConfigError
@@ -72,6 +72,7 @@ def as_search(arguments: Sequence[str]) -> tuple[bool, list[str]]:
         typed = catalogue.parse(list(arguments))
     except ConfigError as error:
         raise CommandLineError(*error.mistakes) from None
+    typed = meant(NAME, typed)
     misplaced = list(_misplaced(typed))
     if study := next((o.value() for o in typed if o.key_or_group == "study"), None):
         misplaced += [
