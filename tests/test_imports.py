@@ -56,7 +56,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "schema": (set(), {"pydantic", "pydantic_core"}),
     "ranges": ({"schema"}, {"pydantic"}),
     "rules": (set(), set()),
-    "config": ({"ranges", "rules", "schema", "whitelist"}, {"omegaconf"}),
+    "aliases": ({"schema"}, {"hydra"}),
+    "config": ({"aliases", "ranges", "rules", "schema", "whitelist"}, {"omegaconf"}),
     "hints": (set(), set()),
     "printing": (set(), set()),
     "catalogue": ({"config", "hints"}, {"hydra", "omegaconf", "yaml"}),
@@ -77,7 +78,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "lean": ({"tasks"}, {"lightning"}),
     "loop": ({"callbacks", "lean"}, {"lightning"}),
     "replay": ({"callbacks", "checkpoints", "folder"}, {"hydra", "lightning", "omegaconf"}),
-    "prepare": (set(), {"hydra", "lightning", "omegaconf"}),
+    "prepare": ({"aliases", "config"}, {"hydra", "lightning", "omegaconf"}),
     "opening": ({"folder", "loggers", "record"}, {"lightning", "omegaconf"}),
     "fitting": (
         {"callbacks", "checkpoints", "lean", "loop", "prepare", "ranks", "replay", "whitelist"},
@@ -105,7 +106,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         },
         {"hydra", "omegaconf", "yaml"},
     ),
-    "composing": ({"__init__", "catalogue", "config", "overrides"}, {"hydra", "omegaconf", "yaml"}),
+    "composing": ({"__init__", "aliases", "catalogue", "config", "overrides"}, {"hydra", "omegaconf", "yaml"}),
     # tools, of which those that measure a recipe share an instrument's ways
     "instrument": (
         {"answers", "catalogue", "checkout", "composing", "config", "events", "folder", "job", "ranges", "record"},
@@ -180,6 +181,7 @@ WITHOUT_TORCH = [
     "ranges",
     "rules",
     "scaling",
+    "aliases",
     "config",
     "catalogue",
     "folder",
