@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
-from scipy.stats import f_oneway, tukey_hsd
+from scipy.stats import f_oneway, ttest_rel, tukey_hsd
 from swept import AT_ONCE
 from test_command import refused, typed
 
 import tunelab
 from tunelab.analysis.effects import Effect, Place, chance_range, effect
-from tunelab.analysis.forest import axis, decomposed
+from tunelab.analysis.forest import Measure, axis, decomposed
 from tunelab.analysis.importance import importance, seed_share
-from tunelab.analysis.importance_answer import Finished, narrowed
+from tunelab.analysis.importance_answer import Finished, Importance, narrowed
 from tunelab.analysis.sensitivity import Sensitivity, sensitivity
+from tunelab.analysis.significance import floor_of_chance
 from tunelab.composing import found_by_hydra
 from tunelab.errors import ConfigError
 from tunelab.sweep.plan import make_folder
@@ -78,6 +80,45 @@ def test_of_two_values_the_judgement_is_that_of_the_analysis_of_variance() -> No
     for seed in range(4):
         values = places("x", {1: 0.0, 2: 0.4}, 0.2, 3, seed=seed)
         assert found("x", values).p == pytest.approx(f_oneway(*(p.scores for p in values)).pvalue, rel=1e-3)
+
+
+def of_seeds(table: np.ndarray[Any, Any]) -> list[Place]:
+    """The values of a knob whose scores are the rows, each of the same seeds."""
+    return [Place(i, f"x={i}", tuple(row), seeds=tuple(range(len(row)))) for i, row in enumerate(table.tolist())]
+
+
+def test_of_the_same_seeds_at_two_values_the_judgement_is_that_of_the_paired_test() -> None:
+    rng = np.random.default_rng(0)
+    for size in (0.0, 0.5, 1.0):
+        x, y = rng.standard_normal((2, 4)) + 5 * rng.standard_normal((1, 4))
+        each = found("x", of_seeds(np.array([x, y + size])))
+        assert each.is_blocked
+        assert each.p == pytest.approx(ttest_rel(x, y + size).pvalue, rel=1e-3)
+
+
+def test_of_seeds_that_are_not_the_same_the_values_are_compared_as_a_whole() -> None:
+    rng = np.random.default_rng(1)
+    values = of_seeds(rng.standard_normal((2, 3)))
+    other = replace(values[1], seeds=(0, 1, 7))
+    each = found("x", [values[0], other])
+    assert not each.is_blocked
+    assert each.p == pytest.approx(f_oneway(values[0].scores, other.scores).pvalue, rel=1e-3)
+    shuffled = replace(values[1], scores=values[1].scores[::-1], seeds=(2, 1, 0))
+    assert found("x", [values[0], shuffled]).p == pytest.approx(found("x", values).p)
+
+
+def test_blocking_by_seed_doubles_the_power_where_seeds_differ_and_keeps_the_rate_of_false_alarms() -> None:
+    rng, said = np.random.default_rng(2), {"blocked": 0, "not": 0, "false": 0}
+    for _ in range(200):
+        seeds, noise = 3 * rng.standard_normal((1, 3)), rng.standard_normal((3, 3))
+        gain = np.array([[0.0], [1.5], [3.0]])
+        values = of_seeds(seeds + noise + gain)
+        said["blocked"] += not found("x", values).is_noise
+        said["not"] += not found("x", [replace(value, seeds=()) for value in values]).is_noise
+        said["false"] += not found("x", of_seeds(seeds + noise)).is_noise
+    assert said["blocked"] >= 2 * said["not"]
+    assert said["blocked"] >= 0.5 * 200
+    assert said["false"] <= 0.08 * 200
 
 
 @pytest.mark.parametrize("values", [2, 5, 12])
@@ -313,7 +354,7 @@ def test_a_knob_that_some_trials_have_counts_by_their_part(gap: float, slope: fl
         spaces = {"optimizer": kinds} | ({"momentum": UNIT} if has else {})
         value = (gap + slope * params["momentum"] if has else 0.0) + 0.01 * rng.standard_normal()
         made.append(create_trial(params=params, distributions=spaces, value=float(value)))
-    answer = importance(search(made), shuffles=4)
+    answer = importance(search(made), shuffles=12 if len(real) > 1 else 4)  # two floors to be told from effects
     assert answer.trials == {"optimizer": 60, "momentum": 30}
     parts = np.array([(gap + slope / 2) ** 2 / 4, slope**2 / 12 / 2])  # of the two means; in half of the trials
     shares = [answer.fanova[key].value for key in ("optimizer", "momentum")]
@@ -322,7 +363,45 @@ def test_a_knob_that_some_trials_have_counts_by_their_part(gap: float, slope: fl
     assert [key for key in answer.fanova if not answer.fanova[key].is_noise] == real
     assert all(0 <= m.value <= 1 and m.floor <= 1 for each in (answer.fanova, answer.ped) for m in each.values())
     assert "counts by the part of the trials that have it" in answer.said()
-    assert "believe none" not in answer.said()
+    assert "cannot be said" not in answer.said()
+
+
+def answer_of(explained: float, values: dict[str, float], pair: float, count: int = 30) -> Importance:
+    """An answer with these shares, whose floors are 0.2."""
+    measures = {key: Measure(value, 0.2) for key, value in values.items()}
+    pairs = {("a", "b"): Measure(pair, 0.2)}
+    made = search(trials(count, 0.0))
+    return Importance(made, dict.fromkeys(values, count), measures, measures, pairs, {}, explained, None)
+
+
+def test_no_first_sentence_is_taken_back_by_a_warning_under_it() -> None:
+    said = answer_of(-0.1, {"a": 0.6, "b": 0.1, "c": 0.1}, 0.5).said()
+    assert said.startswith(
+        "What mattered to val/loss in s cannot be said: from its 30 trials held-out trials are not predicted"
+    )
+    assert "mattered most" not in said
+    assert "interact (" not in said
+    assert "within the noise" in said
+    few = answer_of(0.5, {"a": 0.6, "b": 0.1, "c": 0.1, "d": 0.1}, 0.1).said()
+    assert few.startswith("a mattered most to val/loss: 60% of what the hyperparameters do. Within the noise: b, c, d.")
+    assert "30 trials are few for 4 hyperparameters: what is within the noise may matter all the same." in few
+
+
+def test_no_interaction_found_is_no_advice_to_search_each_by_itself() -> None:
+    said = answer_of(0.5, {"a": 0.6, "b": 0.3, "c": 0.1}, 0.1).said()
+    assert "by itself" not in said
+    assert "No interaction stands out from chance; 30 trials may be too few to show one" in said
+    assert "a and b interact (50% beyond" in answer_of(0.5, {"a": 0.6, "b": 0.3}, 0.5).said()
+
+
+@pytest.mark.parametrize("tests", [1, 12, 28])
+def test_the_floor_of_several_measures_is_exceeded_by_any_of_them_at_its_rate(tests: int) -> None:
+    rng = np.random.default_rng(tests)
+    alarms = 0
+    for _ in range(100):  # variances of small samples are shares of chance, skewed to the right
+        floors = [floor_of_chance(each.tolist(), tests) for each in rng.standard_normal((tests, 40, 6)).var(2)]
+        alarms += any(each > floor for each, floor in zip(rng.standard_normal((tests, 6)).var(1), floors, strict=True))
+    assert alarms <= 0.1 * 100
 
 
 def test_no_share_is_more_than_all() -> None:

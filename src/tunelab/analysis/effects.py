@@ -10,8 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-ERROR_RATE = 0.05
-"""How often a recipe none of whose knobs matters is said to have one that does."""
+from tunelab.analysis.significance import ERROR_RATE, residual
 
 ROUNDING = 1e-6
 """By which part of it a difference of one example may come out larger than one example."""
@@ -43,6 +42,7 @@ class Place(Repeated):
         scores: What the metric reached with each seed that finished.
         failed: How many seeds did not.
         is_own: Whether it is the recipe's own value.
+        seeds: Of each score; empty if they are not known.
     """
 
     value: Any
@@ -50,6 +50,7 @@ class Place(Repeated):
     scores: tuple[float, ...]
     failed: int = 0
     is_own: bool = False
+    seeds: tuple[Any, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -72,10 +73,12 @@ class Effect:
         lost: Those with none, as every seed failed.
         best: Of the places.
         worst: Of the places.
-        noise: Pooled standard deviation over the seeds, within each value.
+        noise: Standard deviation over the seeds, within each value; of the same seeds at every value what is left when
+            the part that a seed has at all of them is taken out.
         floor: The largest difference that is to be expected between the best and the worst of as many means by chance;
             inf if the seeds do not tell.
-        p: How often chance alone would make as large an effect, as far as the seeds tell; None if they did not differ.
+        freedom: Degrees of freedom of the noise.
+        is_blocked: Whether every value had the same seeds, so that they were compared seed by seed.
     """
 
     key: str
@@ -85,7 +88,8 @@ class Effect:
     worst: Place
     noise: float
     floor: float
-    p: float | None
+    freedom: int
+    is_blocked: bool = False
 
     @property
     def size(self) -> float:
@@ -96,6 +100,16 @@ class Effect:
     def error(self) -> float:
         """Standard error of the difference between the best and the worst mean."""
         return self.noise * math.sqrt(1 / len(self.best.scores) + 1 / len(self.worst.scores))
+
+    @property
+    def p(self) -> float | None:
+        """How often chance alone would make as large an effect, as far as the seeds tell; None if none differed."""
+        from scipy.stats import studentized_range
+
+        if not self.noise:
+            return None
+        size = self.size / self.noise * math.sqrt(_seeds(self.places))
+        return float(min(1.0, max(0.0, studentized_range.sf(size, len(self.places), self.freedom))))
 
     @property
     def is_noise(self) -> bool:
@@ -197,9 +211,12 @@ def chance_range(values: int, freedom: int, rate: float) -> float:
 def effect(key: str, places: Sequence[Place], knobs: int, *, maximize: bool, least: float = 0.0) -> Effect | str:
     """The effect of a knob, beside what chance would make of as many values.
 
-    noise s² = Σ (nᵢ - 1) sᵢ² / Σ (nᵢ - 1);  floor = max(q · s / √n, least),  n = harmonic mean of the nᵢ,
+    floor = max(q · s / √n, least),  n = harmonic mean of the nᵢ,
     q = the quantile of the studentized range of k means at 1 - 0.05 / knobs
+    same seeds:    s² = Σ (x_ij - x̄_i. - x̄_.j + x̄..)² / ((k - 1)(n - 1)), of k values and n seeds
+    other seeds:   s² = Σ (nᵢ - 1) sᵢ² / Σ (nᵢ - 1)
 
+    A seed is a block: what it does to all values alike (an easy split, a lucky start) is no part of their differences.
     The range of k means grows with k where nothing but chance is at work, which q allows for. The deviation is that of
     this knob's own values: a knob whose values scatter a lot is not judged by the others. Where the seeds do not differ
     at all, and no least difference is known, any is called noise.
@@ -221,22 +238,32 @@ def effect(key: str, places: Sequence[Place], knobs: int, *, maximize: bool, lea
     if len(with_result) < 2:
         names = ", ".join(place.shown for place in lost)
         return f"{key}: no effect can be stated, as every run failed at {names}."
-    freedom = sum(len(place.scores) - 1 for place in with_result)
-    if not freedom:
+    if all(len(place.scores) < 2 for place in with_result):
         return f"{key}: no noise can be stated, as no value of it has two seeds that finished."
     order = sorted(with_result, key=lambda place: place.mean, reverse=maximize)
     best, worst = order[0], order[-1]
-    squares = sum((len(place.scores) - 1) * place.deviation**2 for place in with_result)
-    noise = math.sqrt(squares / freedom)
-    error = noise / math.sqrt(statistics.harmonic_mean([len(place.scores) for place in with_result]))
-    size = abs(best.mean - worst.mean)
+    blocks = _blocks(with_result)
+    noise, freedom = residual(blocks) if blocks else _pooled(with_result)
+    error = noise / math.sqrt(_seeds(with_result))
     floor = max(least, error * chance_range(len(with_result), freedom, ERROR_RATE / knobs)) or math.inf
-    return Effect(key, tuple(with_result), lost, best, worst, noise, floor, _p(size, error, len(with_result), freedom))
+    return Effect(key, tuple(with_result), lost, best, worst, noise, floor, freedom, is_blocked=bool(blocks))
 
 
-def _p(size: float, error: float, values: int, freedom: int) -> float | None:
-    from scipy.stats import studentized_range
+def _blocks(places: Sequence[Place]) -> list[list[float]]:
+    """The scores of each value in the order of the seeds; empty if they did not all have the same, two or more."""
+    seeds = list(dict.fromkeys(places[0].seeds))
+    if len(seeds) < 2 or any(len(place.seeds) != len(seeds) or set(place.seeds) != set(seeds) for place in places):
+        return []
+    by_seed = [dict(zip(place.seeds, place.scores, strict=True)) for place in places]
+    return [[scores[seed] for seed in seeds] for scores in by_seed]
 
-    if not error:
-        return None
-    return float(min(1.0, max(0.0, studentized_range.sf(size / error, values, freedom))))
+
+def _pooled(places: Sequence[Place]) -> tuple[float, int]:
+    """The standard deviation within each value, and its degrees of freedom."""
+    freedom = sum(len(place.scores) - 1 for place in places)
+    return math.sqrt(sum((len(place.scores) - 1) * place.deviation**2 for place in places) / freedom), freedom
+
+
+def _seeds(places: Sequence[Place]) -> float:
+    """How many seeds a value had: the harmonic mean."""
+    return statistics.harmonic_mean([len(place.scores) for place in places])

@@ -31,7 +31,7 @@ class Measure:
 
     Args:
         value: A share.
-        floor: The largest of the same with the knob's values shuffled over the trials, again and again.
+        floor: What chance seldom exceeds, from the same of shuffled trials.
     """
 
     value: float

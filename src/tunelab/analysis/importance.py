@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from tunelab.analysis.forest import Array, Axis, Measure, Variance, additive, axis, decomposed
 from tunelab.analysis.importance_answer import SHUFFLES, Finished, Importance
+from tunelab.analysis.significance import floor_of_chance
 from tunelab.errors import ConfigError
 from tunelab.instrument import progress
 
@@ -25,6 +26,9 @@ LEAST_TRIALS = 10
 
 LEAST_SHARE = 0.01
 """Below which a share is called noise in any case: a forest is no finer instrument."""
+
+MEASURES = 2
+"""fANOVA and PED-ANOVA: either may call a hyperparameter real, so that chance has two tries at each."""
 
 TOP = 5
 """Trials that PED-ANOVA shall call good at the least; else a tenth of them are."""
@@ -60,7 +64,7 @@ def importance(search: Finished, shuffles: int = SHUFFLES) -> Importance:
     with progress(shuffles * (1 + sum(len(judged) + (len(among) > 1) for _, among, judged in groups))) as advance:
         for trials, among, judged in groups:
             part = len(trials) / len(search.trials)
-            single, double, found, axes = _anova(trials, among, judged, part, shuffles, advance)
+            single, double, found, axes = _anova(trials, among, judged, part, shuffles, len(knobs), advance)
             fanova |= single
             pairs |= double
             surfaces |= {p: (axes[p[0]].decode(), axes[p[1]].decode(), found.surfaces[p]) for p in double}
@@ -142,7 +146,13 @@ Advance = Callable[[str], None]
 
 
 def _anova(
-    trials: Sequence[FrozenTrial], among: list[str], judged: list[str], part: float, shuffles: int, advance: Advance
+    trials: Sequence[FrozenTrial],
+    among: list[str],
+    judged: list[str],
+    part: float,
+    shuffles: int,
+    knobs: int,
+    advance: Advance,
 ) -> tuple[dict[str, Measure], dict[tuple[str, str], Measure], Variance, dict[str, Axis]]:
     """The variances of some knobs and of their pairs with the others, with the floors, times a part of all trials."""
     axes = {key: axis(next(t.distributions[key] for t in trials)) for key in among}
@@ -167,15 +177,18 @@ def _anova(
         for pair in pairs:
             pairs_by_chance[pair].append(part * chance.pairs[pair])
         advance("without interactions")
-    single = {key: Measure(part * found.single[key], max(by_chance[key])) for key in judged}
-    double = {pair: Measure(part * found.pairs[pair], max(pairs_by_chance[pair])) for pair in pairs}
+    single = {
+        key: Measure(part * found.single[key], floor_of_chance(by_chance[key], MEASURES * knobs)) for key in judged
+    }
+    tests = max(1, knobs * (knobs - 1) // 2)
+    double = {pair: Measure(part * found.pairs[pair], floor_of_chance(pairs_by_chance[pair], tests)) for pair in pairs}
     return single, double, found, axes
 
 
 def _share(variance: Measure, whole: float) -> Measure:
     """A variance as a share of the whole; that of nothing is 0."""
     whole = whole or 1.0
-    return Measure(variance.value / whole, max(LEAST_SHARE, variance.floor / whole))
+    return Measure(variance.value / whole, min(1.0, max(LEAST_SHARE, variance.floor / whole)))
 
 
 def _ped(search: Finished, keys: list[str], shuffles: int, advance: Advance) -> dict[str, Measure]:
@@ -193,7 +206,8 @@ def _ped(search: Finished, keys: list[str], shuffles: int, advance: Advance) -> 
         for key, value in _divergences(search, params, keys).items():
             by_chance[key].append(value / (total - found[key] + value or 1.0))  # had it done this, all else as it is
         advance("shuffled for PED-ANOVA")
-    return {key: Measure(found[key] / total, max(LEAST_SHARE, *by_chance[key])) for key in keys}
+    floors = {key: floor_of_chance(by_chance[key], MEASURES * len(keys)) for key in keys}
+    return {key: Measure(found[key] / total, min(1.0, max(LEAST_SHARE, floors[key]))) for key in keys}
 
 
 def _divergences(search: Finished, params: Sequence[Mapping[str, Any]], keys: list[str]) -> dict[str, float]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHUFFLES = 40
-"""Chance alone is above the largest of them in 1 of 41 cases."""
+"""From which the floor of each measure is estimated."""
 
 TRIALS_PER_KNOB = 10
 
@@ -101,13 +101,23 @@ class Importance(Answer):
 
     @property
     def real(self) -> list[str]:
-        """The knobs that fANOVA or PED-ANOVA finds above chance, the most important first."""
+        """The knobs that fANOVA or PED-ANOVA finds above chance, the most important first.
+
+        None where the forest does not predict trials that it has not seen: its shares are of nothing then.
+        """
+        if not self.predicts:
+            return []
         return [key for key in self.fanova if not (self.fanova[key].is_noise and self.ped[key].is_noise)]
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the forest predicts trials that it has not seen better than their mean does."""
+        return self.explained > 0
 
     @property
     def real_pairs(self) -> list[tuple[str, str]]:
         """The pairs above chance, the strongest first."""
-        return [pair for pair in self.pairs if not self.pairs[pair].is_noise]
+        return [pair for pair in self.pairs if self.predicts and not self.pairs[pair].is_noise]
 
     def said(self) -> str:
         lines = [self._first(), *self._together(), "", *self._table(), ""]
@@ -116,12 +126,16 @@ class Importance(Answer):
         return "\n".join([*lines, *self._rule(), "", *self._warnings(), self._override()])
 
     def _first(self) -> str:
-        if not self.real:
+        name, objective, count = self.search.name, self.search.objective, counted(len(self.search.trials), "trial")
+        if not self.predicts:
             return (
-                f"No knob of {self.search.name} moved {self.search.objective} beyond what chance makes of its trials."
+                f"What mattered to {objective} in {name} cannot be said: from its {count} held-out trials are not "
+                "predicted, so that the importances below are of noise."
             )
+        if not self.real:
+            return f"No hyperparameter of {name} moved {objective} beyond what chance makes of {count}."
         first = self.real[0]
-        said = f"{first} mattered most to {self.search.objective}: {self.fanova[first].value:.0%} of what the knobs do."
+        said = f"{first} mattered most to {objective}: {self.fanova[first].value:.0%} of what the hyperparameters do."
         rest = [key for key in self.fanova if key not in self.real]
         return said + (f" Within the noise: {', '.join(rest)}." if rest else "")
 
@@ -130,11 +144,14 @@ class Importance(Answer):
             one, other = self.real_pairs[0]
             share = self.pairs[one, other].value
             yield f"{one} and {other} interact ({share:.0%} beyond what each does alone): search them together."
-        elif self.pairs:
-            yield "No two knobs interact beyond what chance makes: each can be set by itself."
+        elif self.pairs and self.real:
+            yield (
+                f"No interaction stands out from chance; {counted(len(self.search.trials), 'trial')} may be too few to "
+                "show one, so go on searching together what matters."
+            )
 
     def _table(self) -> list[str]:
-        rows = [["knob", "fANOVA", "floor", "PED-ANOVA", "floor", "trials", ""]]
+        rows = [["hyperparameter", "fANOVA", "floor", "PED-ANOVA", "floor", "trials", ""]]
         for key, found in self.fanova.items():
             ped = self.ped[key]
             said = "" if key in self.real else "within the noise"
@@ -152,12 +169,13 @@ class Importance(Answer):
     def _rule(self) -> Iterator[str]:
         yield "fANOVA     share of the variance over all values; PED-ANOVA: of what the best trials have in common"
         if min(self.trials.values()) < len(self.search.trials):
-            yield "           a knob that only some trials have counts by the part of the trials that have it"
-        yield f"floor      the largest of {SHUFFLES} shuffles of the knob's values over the trials; of a pair,"
-        yield "           of the scores with each knob's own part kept and the rest shuffled"
+            yield "           a hyperparameter that only some trials have counts by the part of the trials that have it"
+        yield "floor      chance exceeds any of these floors in 5 % of searches, and any of the pairs' in 5 %; from"
+        yield f"           {SHUFFLES} shuffles of the values over the trials; of a pair, of the scores with the part of"
+        yield "           each hyperparameter kept and the rest shuffled"
         yield f"forest     explains {max(0.0, self.explained):.0%} of the variance of trials that it has not seen"
         if self.seed_share is not None:
-            yield f"seeds      {self.seed_share:.0%} of the variance is between the seeds: no knob explains it"
+            yield f"seeds      {self.seed_share:.0%} of the variance is between the seeds, which nothing here explains"
 
     def _warnings(self) -> list[str]:
         count, knobs = len(self.search.trials), len(self.fanova)
@@ -167,10 +185,10 @@ class Importance(Answer):
                 f"Of {self.search.name} {counted(count, 'trial')} finished; not looked at: {self.search.others}."
             )
         if count < TRIALS_PER_KNOB * knobs:
-            needed = TRIALS_PER_KNOB * knobs
-            said.append(f"{count} trials for {counted(knobs, 'knob')} say little: {needed} are a start.")
-        if self.explained <= 0:
-            said.append("The forest foretells no trial that it has not seen: believe none of its shares.")
+            said.append(
+                f"{count} trials are few for {counted(knobs, 'hyperparameter')}: what is within the noise may "
+                f"matter all the same. Plan about {TRIALS_PER_KNOB} for each, {TRIALS_PER_KNOB * knobs} in all."
+            )
         return [*said, ""] if said else []
 
     def _override(self) -> str:

@@ -51,16 +51,16 @@ class Sensitivity(Answer):
     def _first(self) -> str:
         real = [each for each in self.effects if not each.is_noise]
         if not self.effects:
-            return f"Of no knob an effect on {self.objective} can be stated."
+            return f"No effect of a hyperparameter on {self.objective} can be stated."
         if not real:
-            return f"No knob moves {self.objective} by more than the noise of {self.seeds} seeds."
+            return f"No hyperparameter moves {self.objective} by more than the noise of {self.seeds} seeds."
         first = real[0]
         said = f"{first.key} matters most: {self.objective} {_reached(first.best)}, {_reached(first.worst)}."
-        count = f"{len(real)} of {counted(len(self.effects), 'knob')} {'is' if len(real) == 1 else 'are'}"
+        count = f"{len(real)} of {counted(len(self.effects), 'hyperparameter')} {'is' if len(real) == 1 else 'are'}"
         return f"{said}\n{count} outside the noise of {self.seeds} seeds."
 
     def _table(self) -> list[str]:
-        rows = [["knob", "effect", "noise floor", "sd of seeds", "best", "worst", "values", "what it says"]]
+        rows = [["hyperparameter", "effect", "noise floor", "sd", "best", "worst", "values", "what it says"]]
         rows += [
             [
                 *(each.key, f"{each.size:.3g}", _floor(each.floor), f"{each.noise:.2g}"),
@@ -73,11 +73,17 @@ class Sensitivity(Answer):
         return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
     def _rule(self) -> list[str]:
-        shared = f", shared among {len(self.effects)} knobs" if len(self.effects) > 1 else ""
+        shared = f", shared among {len(self.effects)} hyperparameters" if len(self.effects) > 1 else ""
+        blocked = sum(each.is_blocked for each in self.effects)
+        where = (
+            "" if blocked == len(self.effects) else f", where all had the same seeds ({blocked} of {len(self.effects)})"
+        )
+        alike = f", less what a seed does to all values alike{where}" if blocked else ""
         return [
             f"effect       best mean - worst mean of {self.objective} over these values, the recipe's own among them",
             f"noise floor  the seeds alone make a larger difference in 5 % of cases{shared} (studentized range)",
             *([f"             and one example makes {self.least:.2g}, which is the least"] if self.least else []),
+            f"sd           standard deviation over the seeds{alike}",
         ]
 
     def _override(self) -> str:

@@ -20,6 +20,7 @@ from tunelab.sweep.space import Knob
 from tunelab.sweep.trials import RETRY, Trials
 from tunelab.sweep.verdicts import SHARES
 from tunelab.sweep.winner import flags
+from tunelab.sweep.wording import value_of
 
 
 def measured(plan: Plan, trials: Trials, cut: str = "") -> Sensitivity:
@@ -89,9 +90,11 @@ def _place(
 ) -> Place:
     retried = {trial.user_attrs.get(RETRY) for trial in trials}
     there = [t for t in trials if {k: v for k, v in t.params.items() if k not in REPEATS} == change and t.params]
-    scores = tuple(trial.value for trial in there if trial.state == TrialState.COMPLETE and trial.value is not None)
+    ended = [trial for trial in there if trial.state == TrialState.COMPLETE and trial.value is not None]
+    scores = tuple(value_of(trial) for trial in ended)
+    seeds = tuple(tuple(trial.params.get(key) for key in REPEATS) for trial in ended)
     failed = sum(trial.state == TrialState.FAIL and trial.number not in retried for trial in there)
-    return Place(value, typed, scores, failed, is_own)
+    return Place(value, typed, scores, failed, is_own, seeds)
 
 
 def one_example(plan: Plan, trials: Sequence[FrozenTrial]) -> float:
