@@ -161,6 +161,18 @@ RANGES = [
     ("data=csv data.path=x.csv data.target=y data.encoding=5", "be text", "data.encoding=utf-8"),
     ("data=csv data.path=x.csv data.target=y data.max_categories=0", "be at least 1", "data.max_categories=50"),
     ("data=csv data.path=x.csv data.target=y data.missing=5", "be a list", "data.missing=[unknown]"),
+    ("data=csv data.path=x.csv data.target=y data.not_missing=5", "be a list", "data.not_missing=[None]"),
+    (
+        "data=csv data.path=x.csv data.target=y data.decimal=dot",
+        "be 'point' or 'comma' or be a group of keys",
+        "data.decimal=comma",
+    ),
+    (
+        "data=csv data.path=x.csv data.target=y data.day_first=1",
+        "be true or false or be a group of keys",
+        "data.day_first=true",
+    ),
+    ("data=csv data.path=x.csv data.target=y data.ignore_case=1", "be true or false", "data.ignore_case=true"),
     ("data=csv data.path=x.csv data.target=y data.separator=ab", "be one character", "data.separator=';'"),
     (
         "data=csv data.path=x.csv data.target=y data.split_column=1.5",
@@ -257,7 +269,8 @@ SOURCES = [
     (
         "csv",
         FILE,
-        "categorical drop encoding max_categories missing separator split_column target path val_path test_path",
+        "categorical day_first decimal drop encoding ignore_case max_categories missing not_missing separator "
+        "split_column target path val_path test_path",
     ),
     ("blobs", (), "classes examples noise features"),
     ("waves", (), "tokens"),

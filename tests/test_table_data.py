@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 import tunelab
 from tunelab.config import validate
+from tunelab.data.columns import encode
 from tunelab.data.splits import split, train_each_class
 from tunelab.errors import ConfigError
 from tunelab.fitting import build
@@ -155,6 +156,7 @@ def test_what_was_done_with_each_column_is_said(source: Callable[..., Any], capl
     source(frame.assign(y=list("ab") * 10), "data.test_fraction=0", "data.val_fraction=0")
     assert caplog.messages == [
         "my table.csv: rows 20 train, 0 val, 0 test; 3 columns as 6 inputs",
+        "  y: the target, 2 classes: a 10, b 10",
         "  id: dropped, every value is different",
         "  age: number, 1 missing -> median 10",
         "  city: 4 categories, one-hot",
@@ -167,8 +169,8 @@ def test_of_many_columns_those_with_something_to_tell_are_said(
     caplog.set_level(logging.INFO)
     numbers = {f"n{i}": np.arange(20) * 0.3 for i in range(30)}
     source(table(**numbers, last="same"))
-    assert len(caplog.messages) == 22
-    assert caplog.messages[1] == "  last: dropped, every value is same"
+    assert len(caplog.messages) == 23
+    assert caplog.messages[2] == "  last: dropped, every value is same"
     assert caplog.messages[-1] == "  and 12 more, in data_spec.json"
 
 
@@ -255,7 +257,8 @@ def test_the_separator_is_found_in_the_header(source: Callable[..., Any], separa
     expected = source(table())
     text = table().to_csv(index=False, sep=separator, decimal="," if separator == ";" else ".")
     found = source(text)
-    columns = tuple(replace(column, decimal_comma=separator == ";") for column in expected.spec.columns)
+    written = {"decimal_comma": True, "note": "number with a decimal comma"} if separator == ";" else {}
+    columns = tuple(replace(column, **written) for column in expected.spec.columns)
     assert found.spec == replace(expected.spec, columns=columns)
     assert torch.equal(found.parts["train"][0], expected.parts["train"][0])
 
@@ -271,7 +274,8 @@ def test_numbers_with_points_for_thousands_and_a_decimal_comma_are_numbers(sourc
     frame = pd.DataFrame({"price": values, "y": list("ab") * 100})
     expected = source(frame)
     found = source(frame.assign(price=[german(value) for value in values]).to_csv(index=False, sep=";"))
-    assert found.spec.columns == (replace(expected.spec.columns[0], decimal_comma=True),)
+    note = "number with a point between thousands and a decimal comma"
+    assert found.spec.columns == (replace(expected.spec.columns[0], decimal_comma=True, thousands=".", note=note),)
     assert torch.equal(found.parts["train"][0], expected.parts["train"][0])
 
 
@@ -291,16 +295,20 @@ def test_a_decimal_comma_is_seen_beside_texts_that_mean_missing(
     spec = source(text, "data.missing=[k.A.]", "data.val_fraction=0", "data.test_fraction=0").spec
     assert (spec.columns[0].kind, spec.columns[0].fill, spec.raw_names) == ("number", 307.5, (name,))
     shown = name if name == "price" else repr(name)
-    assert f"  {shown}: number, 4 missing -> median 307.5" in caplog.messages
+    assert f"  {shown}: number with a decimal comma, 4 missing -> median 307.5" in caplog.messages
 
 
 def test_a_column_keeps_its_decimal_comma_in_rows_that_show_none(source: Callable[..., Any], tmp_path: Path) -> None:
     data = source("x;y\n" + "1.500,5;a\n2,5;b\nk.A.;a\n" * 10, "data.missing=[k.A.]")
     (tmp_path / "rows.csv").write_text("x;other\n3.113;1\nk.A.;1\n2.000;1\n")
-    read = read_rows(str(tmp_path / "rows.csv"), spec=data.spec)
-    assert read["x"].tolist() == ["3113", "k.A.", "2000"]
+    found = encode(read_rows(str(tmp_path / "rows.csv")), data.spec)
+    expected = encode(pd.DataFrame({"x": [3113.0, None, 2000.0]}), data.spec)
+    np.testing.assert_array_equal(found, expected)
     (tmp_path / "rows.csv").write_text("x;other\n3.113;1\n3.5;1\n")  # written with points
-    assert read_rows(str(tmp_path / "rows.csv"), spec=data.spec)["x"].tolist() == ["3.113", "3.5"]
+    with pytest.raises(
+        ConfigError, match=r"must have finite numbers with a point between thousands and a decimal comma"
+    ):
+        encode(read_rows(str(tmp_path / "rows.csv")), data.spec)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
@@ -561,13 +569,13 @@ def test_an_encoding_that_python_does_not_know_is_refused(source: Callable[..., 
             table(y=np.arange(20) / 7),
             [],
             "`task` must fit the data, got classification for y, which has 20 distinct numbers. "
-            "Try task=regression loss=mse objective=val/rmse.",
+            "Try task=regression loss=mse objective=val/rmse; if they are classes, data.categorical=[y].",
         ),
         (
             table(rows=2408, y=np.repeat(np.arange(1204), 2)),
             [],
             "`task` must fit the data, got classification for y, which has 1,204 distinct numbers. "
-            "Try task=regression loss=mse objective=val/rmse.",
+            "Try task=regression loss=mse objective=val/rmse; if they are classes, data.categorical=[y].",
         ),
         (
             table(),

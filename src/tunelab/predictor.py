@@ -147,19 +147,12 @@ def read_rows(
         path: The file.
         separator: Between the values of a csv; by default what its header has most of.
         encoding: Of a csv.
-        spec: That of the model, which knows how the numbers of a csv are written and what means a missing value.
+        spec: No longer needed: `Predictor.predict` reads the values as those of the training file were.
 
     Raises:
         ConfigError: If it cannot be read.
     """
-    return read_file(
-        path,
-        "input",
-        separator=separator,
-        encoding=encoding,
-        missing=spec.missing if spec else (),
-        decimal_comma=[column.name for column in spec.columns if column.decimal_comma] if spec else (),
-    )
+    return read_file(path, "input", separator=separator, encoding=encoding)
 
 
 def load(folder: str | Path, checkpoint: str = "best") -> Predictor:

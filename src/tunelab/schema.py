@@ -196,6 +196,9 @@ class Callback(Part):
     tolerance: NonNegative = Field(1e-6, examples=[1e-6])
 
 
+DecimalMark = Literal["point", "comma"]
+
+
 class Data(Part):
     """conf/data."""
 
@@ -212,6 +215,10 @@ class Data(Part):
     categorical: list[str | int] = Field([], examples=["[postcode]"])
     max_categories: Count = Field(50, examples=[50])
     missing: list[str | int | float] = Field([], examples=["[unknown]"])
+    not_missing: list[str | int | float] = Field([], examples=["[None]"])
+    decimal: DecimalMark | dict[str, DecimalMark] | None = Field(None, examples=["comma"])
+    day_first: bool | dict[str, bool] | None = Field(None, examples=["true"])
+    ignore_case: bool | None = Field(None, examples=["true"])
     val_path: str | None = Field(None, examples=["val.csv"])
     test_path: str | None = Field(None, examples=["test.csv"])
     split_column: str | int | None = Field(None, examples=["part"])

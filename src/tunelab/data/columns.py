@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tunelab.data.values import (
-    NUMBERS_FROM,
-    Array,
-    clean,
-    date_format,
-    first_of,
-    in_order,
-    on_one_line,
-    phases,
-    seconds,
-    to_numbers,
-    to_texts,
-    typed_list,
-)
+from tunelab.data.dates import ISO, phases
+from tunelab.data.gaps import is_missing
+from tunelab.data.numbers import Notation
+from tunelab.data.reading import read_numbers, read_texts
+from tunelab.data.scales import FARTHEST, collapsed, mean_and_std, standardised
+from tunelab.data.values import Array, first_of, in_order, on_one_line, one_spelling, tidy, to_numbers, typed_list
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.spec import Column, DataSpec
 
@@ -39,20 +31,28 @@ MANY_ROWS = 20
 
 # ---- fitting
 
+Mask = NDArray[np.bool_]
 Fitted = tuple[Column, float, float]
 """A column, and the mean and standard deviation of its first feature."""
 
 
 def fit_columns(
-    train: pd.DataFrame, *, categorical: Iterable[str], max_categories: int, missing: Sequence[str], key: str
+    train: pd.DataFrame,
+    readings: Mapping[str, Column],
+    *,
+    categorical: Iterable[str] = (),
+    max_categories: int,
+    missing: Sequence[str],
+    key: str,
 ) -> tuple[tuple[Column, ...], Array, Array]:
     """What each column becomes, from the training rows alone.
 
     Args:
-        train: The training rows without the target.
-        categorical: Columns of numbers that are codes.
+        train: The training rows without the target, as the file has them.
+        readings: How each column is read.
+        categorical: Columns that the user says are codes.
         max_categories: How many values of a column have an input of their own, the most frequent ones.
-        missing: Texts that stand for a missing value, beside the usual ones.
+        missing: Texts that stand for a missing value in every column.
         key: What the user typed the file as, for the messages.
 
     Returns:
@@ -62,8 +62,21 @@ def fit_columns(
     Raises:
         ConfigError: If a column of numbers has something else in it, or no column is left to learn from.
     """
-    chosen = set(categorical)
-    fitted = [_fit_column(clean(train[name], missing), name in chosen, max_categories, key) for name in train.columns]
+    listed = set(categorical)
+    fitted = []
+    for name in train.columns:
+        values, column = tidy(train[name]), readings[name]
+        if column.kind != "dropped":
+            gone = is_missing(values, column, missing)
+            reason = _why_dropped(values[~gone], gaps=int(gone.sum()), name=column.name)
+            column = replace(column, kind="dropped", note=f"dropped, {reason}") if reason else column
+            column = replace(column, has_missing=bool(gone.any()))
+        if column.kind in ("number", "date"):
+            fitted.append(_fit_numbers(values, column, missing, key))
+            continue
+        if column.kind == "category":
+            column = _fit_category(read_texts(values, column, missing), column, max_categories, name in listed)
+        fitted.append((column, 0.0, 1.0))
     columns = tuple(column for column, _, _ in fitted)
     if not any(column.features for column in columns):
         raise ConfigError(
@@ -79,29 +92,9 @@ def fit_columns(
     return columns, np.array(means), np.array(stds)
 
 
-def _fit_column(values: pd.Series[Any], listed: bool, max_categories: int, key: str) -> Fitted:
-    import pandas as pd
-
-    name, types = str(values.name), pd.api.types
-    known = values.dropna()
-    if reason := _why_dropped(known, gaps=len(values) - len(known), name=name):
-        return Column(name, "dropped", f"dropped, {reason}"), 0.0, 1.0
-    column = Column(name, "category", "", has_missing=len(known) < len(values))
-    if types.is_datetime64_any_dtype(values.dtype):
-        return _fit_date(values, replace(column, kind="date"))
-    if not listed and not types.is_bool_dtype(values.dtype):
-        if types.is_numeric_dtype(values.dtype) or np.isfinite(to_numbers(known)).mean() >= NUMBERS_FROM:
-            return _fit_number(values, replace(column, kind="number"), key)
-        if found := date_format(known):
-            return _fit_date(values, replace(column, kind="date", date_format=found))
-    return _fit_category(known, column, max_categories, listed), 0.0, 1.0
-
-
 def _why_dropped(known: pd.Series[Any], *, gaps: int, name: str) -> str:
     if not len(known):
         return "every value is missing"
-    if known.dtype == object and known.map(lambda value: isinstance(value, (list, dict, bytes, np.ndarray))).any():
-        return "its values are neither numbers nor texts nor dates"
     if not gaps and known.nunique() == 1:
         return f"every value is {on_one_line(known.iloc[0])}"
     if re.fullmatch(r"Unnamed: \d+", name):
@@ -109,22 +102,30 @@ def _why_dropped(known: pd.Series[Any], *, gaps: int, name: str) -> str:
     return ""
 
 
-def _fit_number(values: pd.Series[Any], column: Column, key: str) -> Fitted:
-    numbers = _numbers(values, key)
+def _fit_numbers(values: pd.Series[Any], column: Column, missing: Sequence[str], key: str) -> Fitted:
+    numbers = _readable(values, column, missing, key)[0]
+    known = np.flatnonzero(~np.isnan(numbers))
+    if (far := collapsed(numbers[known])) is not None:
+        raise ConfigError(_too_far(values.iloc[known[far]], column.name, key))
+    return _fit_date(numbers, column) if column.kind == "date" else _fit_number(numbers, column)
+
+
+def _fit_number(numbers: Array, column: Column) -> Fitted:
     known = numbers[~np.isnan(numbers)]
-    note = "number"
+    note = column.note
     if len(known) > MANY_ROWS and len(np.unique(known)) == len(known) and (known == np.rint(known)).all():
         note += f" (every value is different: if it only names the row, {typed_list('data.drop', [column.name])})"
     return _fill(numbers, replace(column, note=note), as_text=f"{np.median(known):g}")
 
 
-def _fit_date(values: pd.Series[Any], column: Column) -> Fitted:
-    times = seconds(values, column.date_format)
+def _fit_date(times: Array, column: Column) -> Fitted:
     known = times[~np.isnan(times)]
     varying = [cycle for cycle, found in phases(known).items() if len(np.unique(found)) > 1]
-    note = f"date as {', '.join(['seconds', *varying])}"
-    if column.date_format != "ISO8601":
-        note += f", read as {column.date_format}"
+    read_as = "" if column.date_format == ISO else f", read as {column.date_format}"
+    if "%y" in column.date_format:
+        years = [str(np.datetime64(int(time), "s"))[:4] for time in (known.min(), known.max())]
+        read_as += f", from {years[0]} to {years[1]}"
+    note = f"date as {', '.join(['seconds', *varying])}{read_as}"
     median = str(np.datetime64(int(np.median(known)), "s")).replace("T", " ").removesuffix(" 00:00:00")
     return _fill(times, replace(column, note=note, cycles=tuple(varying)), as_text=median)
 
@@ -134,16 +135,19 @@ def _fill(numbers: Array, column: Column, *, as_text: str) -> Fitted:
     missing = np.isnan(numbers)
     median = float(np.median(numbers[~missing]))
     if missing.any():
-        column = replace(column, note=f"{column.note}, {missing.sum():,} missing -> median {as_text}")
+        words = f" ({first_of(column.placeholders)})" if column.placeholders else ""
+        column = replace(column, note=f"{column.note}, {missing.sum():,} missing{words} -> median {as_text}")
     filled = np.where(missing, median, numbers)
-    std = float(filled.std()) if np.ptp(filled) > 0 else 1.0
-    return replace(column, fill=median), float(filled.mean()), std
+    mean, std = mean_and_std(filled)
+    return replace(column, fill=median), mean, std
 
 
-def _fit_category(known: pd.Series[Any], column: Column, max_categories: int, listed: bool) -> Column:
-    counts = to_texts(known).value_counts()
+def _fit_category(texts: pd.Series[Any], column: Column, max_categories: int, listed: bool) -> Column:
+    known = texts.dropna()
+    counts = (one_spelling(known) if column.ignore_case else known).value_counts()
+    hint = f"; {column.note}" if column.note else ""
     if len(counts) == len(known) and not listed:
-        return Column(column.name, "dropped", "dropped, every value is different")
+        return replace(column, kind="dropped", note=f"dropped, every value is different{hint}")
     frequent = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:max_categories]
     names = tuple(in_order(str(text) for text, _ in frequent))
     nearly_all_differ = not listed and len(known) > MANY_ROWS and 2 * len(counts) > len(known)
@@ -153,7 +157,7 @@ def _fit_category(known: pd.Series[Any], column: Column, max_categories: int, li
     note += ", and one for missing" if column.has_missing else ""
     if nearly_all_differ:
         note += f" ({typed_list('data.drop', [column.name])} leaves it out)"
-    return replace(column, categories=names, note=note)
+    return replace(column, categories=names, note=f"{note}{hint}")
 
 
 # ---- encoding
@@ -188,34 +192,39 @@ def encode(frame: pd.DataFrame, spec: DataSpec, key: str = "input") -> NDArray[n
         raise ConfigError(f"`{key}` must have at least one row, got none.")
     frame = frame.set_axis(names, axis=1)
     if not spec.columns:
-        return spec.normalize(np.column_stack([_complete(frame[name], key) for name in spec.feature_names]))
+        rows = np.column_stack([_complete(frame[name], key) for name in spec.feature_names])
+        for place, name in enumerate(spec.feature_names):
+            _check_size((rows[:, place] - spec.input_mean[place]) / spec.input_std[place], frame[name], key)
+        return spec.normalize(rows)
     result = np.empty((len(frame), len(spec.feature_names)), dtype=np.float32)
     start = 0
     for column in spec.columns:
         if column.features:  # a block at a time: the whole table in float64 would be twice as large
             end = start + len(column.features)
-            block = _block(clean(frame[column.name], spec.missing), column, key)
-            result[:, start:end] = (block - spec.input_mean[start:end]) / spec.input_std[start:end]
+            block = _block(frame[column.name], column, spec.missing, key)
+            scaled = standardised(block, *(np.array(s[start:end]) for s in (spec.input_mean, spec.input_std)))
+            _check_size(scaled, frame[column.name], key)
+            result[:, start:end] = scaled
             start = end
     return result
 
 
-def _block(values: pd.Series[Any], column: Column, key: str) -> Array:
+def _block(values: pd.Series[Any], column: Column, meaning_missing: Sequence[str], key: str) -> Array:
     """The features of a column, not yet standardised, shape (rows, features)."""
     import pandas as pd
 
-    missing = values.isna().to_numpy(dtype=bool)
     if column.kind == "category":
-        texts = to_texts(values)
-        codes = pd.Index(column.categories).get_indexer(pd.Index(texts))
-        parts = [codes[:, None] == np.arange(len(column.categories))]
+        texts = read_texts(values, column, meaning_missing)
+        missing = texts.isna().to_numpy(dtype=bool)
+        names = [name.casefold() if column.ignore_case else name for name in column.categories]
+        codes = pd.Index(names).get_indexer(pd.Index(texts.str.casefold() if column.ignore_case else texts))
+        parts = [codes[:, None] == np.arange(len(names))]
         if key == "input" and (unknown := (codes < 0) & ~missing).any():
             which, of = f"{unknown.sum()} of {len(texts)} rows", texts[unknown].iloc[0]
             name, such = on_one_line(column.name), on_one_line(of)
             log.warning("%s: %s have a value that was rare or unseen in training, such as %s", name, which, such)
     else:
-        is_date = column.kind == "date"
-        numbers = _dates(values, column, key) if is_date else _numbers(values, key)
+        numbers, missing = _readable(values, column, meaning_missing, key)
         parts = [np.where(missing, column.fill, numbers)[:, None]]
         found = phases(numbers) if column.cycles else {}
         for phase in (found[cycle] for cycle in column.cycles):
@@ -226,21 +235,24 @@ def _block(values: pd.Series[Any], column: Column, key: str) -> Array:
     return np.hstack(parts, dtype=np.float64)
 
 
-def _numbers(values: pd.Series[Any], key: str) -> Array:
-    numbers = to_numbers(values)
-    wrong = np.flatnonzero(~np.isfinite(numbers) & values.notna().to_numpy(dtype=bool))
-    if len(wrong):
-        raise ConfigError(_wrong(values, wrong, "finite numbers", key))
-    return numbers
+def _readable(values: pd.Series[Any], column: Column, missing: Sequence[str], key: str) -> tuple[Array, Mask]:
+    """The numbers or seconds of a column, and where they are missing."""
+    numbers, gone = read_numbers(values, column, missing)
+    if len(wrong := np.flatnonzero(~np.isfinite(numbers) & ~gone)):
+        if column.kind == "date":
+            rule = "dates" if column.date_format == ISO else f"dates written as {column.date_format}"
+        else:
+            written = Notation(column.decimal_comma, column.thousands, column.unit).in_words()
+            rule = f"finite numbers {written}".rstrip()
+        raise ConfigError(_wrong(values, wrong, rule, key))
+    return numbers, gone
 
 
-def _dates(values: pd.Series[Any], column: Column, key: str) -> Array:
-    times = seconds(values, column.date_format)
-    wrong = np.flatnonzero(np.isnan(times) & values.notna().to_numpy(dtype=bool))
-    if len(wrong):
-        kind = "dates" if column.date_format == "ISO8601" else f"dates written as {column.date_format}"
-        raise ConfigError(_wrong(values, wrong, kind, key))
-    return times
+def _check_size(scaled: Array, values: pd.Series[Any], key: str) -> None:
+    """Refuses numbers so far from those of the training rows that the model cannot compute with them."""
+    far = np.flatnonzero(~(np.abs(scaled.reshape(len(scaled), -1)) <= FARTHEST).all(axis=1))
+    if len(far):
+        raise ConfigError(_wrong(values, far, "numbers of the size that they have in training", key))
 
 
 def _complete(values: pd.Series[Any], key: str) -> Array:
@@ -249,6 +261,14 @@ def _complete(values: pd.Series[Any], key: str) -> Array:
     if len(wrong := np.flatnonzero(~np.isfinite(numbers))):
         raise ConfigError(_wrong(values, wrong, "finite numbers", key))
     return numbers
+
+
+def _too_far(value: Any, name: str, key: str) -> str:
+    return (
+        f"`{key}` must have numbers of one size in {on_one_line(name)}, got {on_one_line(value)}, beside which all the "
+        f"others are one. If it means a missing value, write {typed_list('data.missing', [value])}; or mend the file, "
+        f"or leave the column out by {typed_list('data.drop', [name])}."
+    )
 
 
 def _wrong(values: pd.Series[Any], rows: NDArray[np.int64], rule: str, key: str) -> str:

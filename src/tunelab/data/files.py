@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import itertools
+import logging
+import re
 import warnings
-from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunelab.data.values import on_one_line, points_for_commas
+from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger("tunelab")
 
 SEPARATORS = ",;\t|"
 TABLE_ENDINGS = {"csv": (".csv", ".tsv", ".txt"), "parquet": (".parquet",)}
@@ -49,26 +52,17 @@ def read_file(path: str, key: str, **csv_options: Any) -> pd.DataFrame:
     return read_csv(path, key, **csv_options)
 
 
-def read_csv(
-    path: str,
-    key: str,
-    *,
-    separator: str | None = None,
-    encoding: str = "utf-8",
-    missing: Sequence[str] = (),
-    decimal_comma: Container[str] = (),
-) -> pd.DataFrame:
-    """The rows of a csv, every value a text or missing: what a column holds is decided by who uses it.
+def read_csv(path: str, key: str, *, separator: str | None = None, encoding: str = "utf-8") -> pd.DataFrame:
+    """The rows of a csv, every value a text or an empty cell: what a column holds is decided by who uses it.
 
-    In a file with semicolons a column of numbers such as 3.113,15 is read as 3113.15.
+    A line such as sep=; and lines of a title or a comment above the header are passed over;
+    `frame.attrs["passed_over"]` has them.
 
     Args:
         path: The file.
         key: What the user typed it as, for the messages.
         separator: Between the values; by default what the header has most of.
         encoding: Of the text.
-        missing: Texts that stand for a missing value, beside the usual ones.
-        decimal_comma: Columns known to have numbers such as 3.113,15.
 
     Raises:
         ConfigError: If it is missing, empty, not a csv, or has a header that will not do.
@@ -79,12 +73,23 @@ def read_csv(
     base = key.rsplit(".", 1)[0] + "." if "." in key else ""
     try:
         lines = _first_lines(file, encoding)
-        separator = separator or _sniff(lines)
+        above, typed = _above_header(lines)
+        passed_over = [line.strip() for line in lines[:above] if line.strip()]
+        lines = [line for line in lines[above:] if line.strip()]
+        separator = separator or typed or _sniff(lines)
         _check_header(lines, path, key, separator)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             frame = pd.read_csv(
-                file, sep=separator, encoding=encoding, dtype=str, index_col=False, skipinitialspace=True
+                file,
+                sep=separator,
+                encoding=encoding,
+                dtype=str,
+                index_col=False,
+                skipinitialspace=True,
+                skiprows=above,
+                keep_default_na=False,
+                na_values=[""],
             )
     except LookupError:
         raise ConfigError(
@@ -108,7 +113,10 @@ def read_csv(
     if frame.empty:
         raise ConfigError(f"`{key}` must have at least one row below its header, got {path}, which has none.")
     frame.columns = frame.columns.str.strip()
-    return points_for_commas(frame, missing=missing, known=decimal_comma) if separator == ";" else frame
+    frame.attrs["passed_over"] = passed_over
+    if passed_over and key == "input":
+        log.warning("%s: passed over above the header: %s", file.name, first_of(passed_over))
+    return frame
 
 
 def read_parquet(path: str, key: str) -> pd.DataFrame:
@@ -190,7 +198,42 @@ def _instead(key: str, kind: str) -> str:
 
 def _first_lines(file: Path, encoding: str) -> list[str]:
     with file.open(encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding, newline="") as opened:
-        return [line for line in itertools.islice(opened, 20) if line.strip()]
+        return list(itertools.islice(opened, 50))
+
+
+def _above_header(lines: list[str]) -> tuple[int, str | None]:
+    """How many lines stand above the header, and the separator if one of them names it."""
+    above, separator = 0, None
+    if lines and (named := re.fullmatch(r"\ufeff?\"?sep=(.)\"?\s*", lines[0], re.IGNORECASE)):
+        above, separator = 1, named[1]
+    for place, line in enumerate(lines[above:], above):
+        following = [_separators(other) for other in lines[place + 1 :] if other.strip()][:2]
+        is_table = len(following) == 2 and _same(*following)
+        is_title = not any(_separators(line)) and line.count('"') % 2 == 0
+        is_comment = line.lstrip("\ufeff").startswith("#") and _separators(line) != (following or [()])[0]
+        if not line.strip() or ((is_title or is_comment) and (is_table or _goes_on(lines[place + 1 :]))):
+            above = place + 1
+            continue
+        break
+    return (above, separator) if any(line.strip() for line in lines[above:]) else (0, None)
+
+
+def _goes_on(lines: list[str]) -> bool:
+    """Whether below other lines of text stands a table."""
+    counts = [_separators(line) for line in lines if line.strip()]
+    pairs = itertools.pairwise(counts)
+    return bool(counts) and not any(counts[0]) and any(_same(one, other) for one, other in pairs)
+
+
+def _same(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two lines have as many of a separator, as those of a table have."""
+    return any(count and count == another for count, another in zip(one, other, strict=True))
+
+
+def _separators(line: str) -> tuple[int, ...]:
+    """How many of each separator a line has outside quotes."""
+    bare = "".join(line.split('"')[::2])
+    return tuple(bare.count(separator) for separator in SEPARATORS)
 
 
 def _sniff(lines: list[str]) -> str:
