@@ -162,7 +162,7 @@ SHARED = {
             "numbers",
             "pictures",
         ),
-        *("reading", "scales", "splits", "targets", "values", "workers"),
+        *("questions", "reading", "recorded", "scales", "splits", "targets", "values", "workers"),
     },
     "models": {"blocks"},
     "profilers": {"fit"},

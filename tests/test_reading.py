@@ -17,7 +17,8 @@ import pytest
 
 from tunelab.data.columns import encode
 from tunelab.data.files import read_csv
-from tunelab.data.reading import ReadingRules, decide, read_numbers, read_texts
+from tunelab.data.reading import ReadingRules, decide
+from tunelab.data.recorded import read_numbers, read_texts
 from tunelab.data.table import CsvData
 from tunelab.errors import ConfigError
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tunelab.data.dates import ISO, phases
 from tunelab.data.gaps import is_missing
 from tunelab.data.numbers import Notation
-from tunelab.data.reading import read_numbers, read_texts
+from tunelab.data.recorded import read_numbers, read_texts
 from tunelab.data.scales import FARTHEST, collapsed, mean_and_std, standardised
 from tunelab.data.values import Array, first_of, in_order, on_one_line, one_spelling, tidy, to_numbers, typed_list
 from tunelab.errors import ConfigError, did_you_mean

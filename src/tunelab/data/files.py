@@ -78,19 +78,7 @@ def read_csv(path: str, key: str, *, separator: str | None = None, encoding: str
         lines = [line for line in lines[above:] if line.strip()]
         separator = separator or typed or _sniff(lines)
         _check_header(lines, path, key, separator)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            frame = pd.read_csv(
-                file,
-                sep=separator,
-                encoding=encoding,
-                dtype=str,
-                index_col=False,
-                skipinitialspace=True,
-                skiprows=above,
-                keep_default_na=False,
-                na_values=[""],
-            )
+        frame = _rows_below(file, above, separator, encoding)
     except LookupError:
         raise ConfigError(
             f"`{base}encoding` must be one that Python knows, got {encoding}."
@@ -104,8 +92,7 @@ def read_csv(path: str, key: str, *, separator: str | None = None, encoding: str
         ) from None
     except (pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip().rstrip(".")
-        if isinstance(error, pd.errors.ParserWarning):
-            reason = "its rows have more values"
+        reason = "its rows have more values" if isinstance(error, pd.errors.ParserWarning) else reason
         raise ConfigError(
             f"`{key}` must be a csv with as many values in each row as names in its header, got {path}: {reason}. "
             f"Mend the file, or name what separates its values: {base}separator=';'."
@@ -117,6 +104,25 @@ def read_csv(path: str, key: str, *, separator: str | None = None, encoding: str
     if passed_over and key == "input":
         log.warning("%s: passed over above the header: %s", file.name, first_of(passed_over))
     return frame
+
+
+def _rows_below(file: Path, above: int, separator: str, encoding: str) -> pd.DataFrame:
+    """The rows of a csv as texts, with a missing value for an empty cell alone."""
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+        return pd.read_csv(
+            file,
+            sep=separator,
+            encoding=encoding,
+            dtype=str,
+            index_col=False,
+            skipinitialspace=True,
+            skiprows=above,
+            keep_default_na=False,
+            na_values=[""],
+        )
 
 
 def read_parquet(path: str, key: str) -> pd.DataFrame:

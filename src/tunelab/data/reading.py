@@ -1,4 +1,4 @@
-"""How each column of a file is read: decided by all of its values, recorded, and the same for every later row."""
+"""How each column of a file is read: decided by all of its values."""
 
 from __future__ import annotations
 
@@ -8,34 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tunelab.data.dates import ISO, FoundDates, find_format, parse, seconds
-from tunelab.data.gaps import NINES_AS_TEXT, USUAL, is_missing, may_be_missing, numbers_for_missing, words_for_missing
-from tunelab.data.numbers import (
-    KNOWN_UNITS,
-    NUMBERS_FROM,
-    PERCENT,
-    Decimal,
-    Found,
-    Notation,
-    find_notation,
-    is_currency,
-    other_values,
-    take_apart,
-)
-from tunelab.data.values import (
-    Array,
-    first_of,
-    has_texts,
-    on_one_line,
-    plain_text,
-    tidy,
-    to_numbers,
-    to_texts,
-    typed_list,
-    typed_mapping,
-)
+from tunelab.data.dates import ISO, find_format
+from tunelab.data.gaps import NINES_AS_TEXT, USUAL, may_be_missing, numbers_for_missing, words_for_missing
+from tunelab.data.numbers import NUMBERS_FROM, Decimal, Found, find_notation, take_apart
+from tunelab.data.questions import ask_dates, ask_day_first, ask_decimal, ask_missing, ask_units
+from tunelab.data.values import Array, first_of, has_texts, on_one_line, plain_text, tidy, to_numbers, typed_list
 from tunelab.errors import ConfigError
 from tunelab.spec import Column
 
@@ -126,7 +104,7 @@ class _Look:
             commas_elsewhere: Whether another column has a decimal comma: then 1.234 may be a thousand.
         """
         if self.open_number and ("," in self.open_number or commas_elsewhere):
-            return (*self.asked, _ask_decimal(self.column.name, self.open_number))
+            return (*self.asked, ask_decimal(self.column.name, self.open_number))
         return self.asked
 
 
@@ -196,7 +174,8 @@ def _look_for_numbers(
     elif nines:  # -999 beside 70 kg is no weight
         counts, placeholders = others, [*placeholders, *nines]
     if found.notation is None:
-        return _ask_units(name, found, counts)
+        asked_unit = ask_units(name, found, counts)
+        return _Look(Column(name, "category", ""), (asked_unit,)) if asked_unit else None
     words, total = found.words, sum(counts.values())
     distinct = len(set(found.numbers.values()))
     mostly = found.rows >= NUMBERS_FROM * total
@@ -210,7 +189,7 @@ def _look_for_numbers(
     if repeated and not is_target and len(words) == 1 and not placeholders:
         placeholders = list(words)  # it has an input of its own, so that nothing is lost whatever it means
     elif repeated and len(words) <= FEW_WORDS:
-        asked = (_ask_missing(name, words, total),)
+        asked = (ask_missing(name, words, total),)
     if _codes(found.numbers):
         return None
     rows = _summed(found.numbers, counts)
@@ -285,7 +264,7 @@ def _look_for_dates(
     wrong = sum(found.words.values()) + sum(found.misfits.values())
     asked: tuple[str, ...] = ()
     if found.misfits and total - wrong < NUMBERS_FROM * total:
-        return _ask_dates(name, found, total)
+        return _Look(Column(name, "category", ""), (ask_dates(name, found, total),))
     if found.words:
         repeated = min(found.words.values()) > 1
         if repeated and len(found.words) == 1 and not placeholders and not is_target:
@@ -293,9 +272,9 @@ def _look_for_dates(
         elif total - wrong < NUMBERS_FROM * total:
             return None
         elif repeated and len(found.words) <= FEW_WORDS:
-            asked = (_ask_missing(name, found.words, total, kind="dates"),)
+            asked = (ask_missing(name, found.words, total, kind="dates"),)
     if found.open:
-        asked = (*asked, _ask_day_first(name, found))
+        asked = (*asked, ask_day_first(name, found))
     note = "date" if found.format == ISO else f"date, read as {found.format}"
     words = tuple(word for word in sorted(placeholders) if word not in USUAL)
     return _Look(Column(name, "date", note, date_format=found.format, placeholders=words), asked)
@@ -325,124 +304,3 @@ def same_but_case(words: Iterable[str]) -> tuple[str, ...]:
     for word in words:
         groups.setdefault(plain_text(word).casefold(), []).append(plain_text(word))
     return next((tuple(sorted(set(group))) for group in groups.values() if len(set(group)) > 1), ())
-
-
-# ---- questions
-
-
-def _remedies(name: str) -> str:
-    return f"Or leave the column out by {typed_list('data.drop', [name])}."
-
-
-def _ask_decimal(name: str, text: str) -> str:
-    value = other_values(text)
-    return (
-        f"`data.decimal` must say whether {text} in {on_one_line(name)} is {value['point']} or {value['comma']}: no "
-        f"value of the column tells. Type data.decimal=point for {value['point']}, or data.decimal=comma for "
-        f"{value['comma']}; for this column alone, {typed_mapping('data.decimal', name, 'point')}."
-    )
-
-
-def _ask_day_first(name: str, found: FoundDates) -> str:
-    import pandas as pd
-
-    def day(written: str) -> str:
-        return str(parse(pd.Series([found.open], dtype=object), written).iloc[0].date())
-
-    day_first, other = found.format, found.other
-    if not day_first.startswith("%d"):
-        day_first, other = other, day_first
-    return (
-        f"`data.day_first` must say whether {found.open} in {on_one_line(name)} is {day(day_first)} or {day(other)}: "
-        f"no value of the column tells. Type data.day_first=true for {day(day_first)}, or data.day_first=false for "
-        f"{day(other)}; for this column alone, {typed_mapping('data.day_first', name, 'true')}."
-    )
-
-
-def _ask_missing(name: str, words: Mapping[str, int], total: int, kind: str = "numbers") -> str:
-    return (
-        f"`data.missing` must say what {first_of(words)} in {on_one_line(name)} means, in {sum(words.values()):,} of "
-        f"{total:,} rows where the others are {kind}. If it is a missing value, type "
-        f"{typed_list('data.missing', words)}; "
-        f"if the values are codes, {typed_list('data.categorical', [name])}. {_remedies(name)}"
-    )
-
-
-def _ask_units(name: str, found: Found, counts: Mapping[str, int]) -> _Look | None:
-    """Asks for one unit where the numbers of a column have several; None where they are no numbers with units."""
-    numeric = sum(found.misfits.values())
-    units = [unit for unit in found.units if unit]
-    known = all(is_currency(unit) or unit in KNOWN_UNITS for unit in units)
-    if not units or len(found.units) < 2 or not known or numeric < NUMBERS_FROM * sum(counts.values()):
-        return None
-    texts = {apart.unit: text for text in found.misfits if (apart := take_apart(text))}
-    asked = (
-        f"`data.path` must have one unit in {on_one_line(name)}, got "
-        f"{' and '.join(on_one_line(texts[unit]) for unit in found.units[:2])}. Write one unit into the file, or type "
-        f"{typed_list('data.categorical', [name])} if the values are codes. {_remedies(name)}"
-    )
-    return _Look(Column(name, "category", ""), (asked,))
-
-
-def _ask_dates(name: str, found: FoundDates, total: int) -> _Look:
-    written = "2024-01-31 or the like" if found.format == ISO else found.format
-    asked = (
-        f"`data.path` must have dates of one format in {on_one_line(name)}, got {first_of(found.misfits)} in "
-        f"{sum(found.misfits.values()):,} of {total:,} rows, where others are written as {written}. Write one format "
-        f"into the file, or type {typed_list('data.categorical', [name])} if the values are codes. {_remedies(name)}"
-    )
-    return _Look(Column(name, "category", ""), (asked,))
-
-
-# ---- reading
-
-
-def read_texts(values: pd.Series[Any], column: Column, missing: Sequence[str]) -> pd.Series[Any]:
-    """Each value as a category's name, None where it is missing.
-
-    Args:
-        values: As the file has them.
-        column: How it is read.
-        missing: Texts that stand for a missing value in every column.
-    """
-    values = tidy(values)
-    return to_texts(values.mask(is_missing(values, column, missing)))
-
-
-def read_numbers(values: pd.Series[Any], column: Column, missing: Sequence[str]) -> tuple[Array, NDArray[np.bool_]]:
-    """The numbers or seconds of a column, and where a value is missing; NaN where it is missing or unreadable.
-
-    Args:
-        values: As the file has them.
-        column: How it is read.
-        missing: Texts that stand for a missing value in every column.
-    """
-    values = tidy(values)
-    gone = is_missing(values, column, missing)
-    if column.kind == "date":
-        return seconds(values.mask(gone), column.date_format), gone
-    if not has_texts(values):
-        numbers = to_numbers(values)
-        if column.unit in PERCENT:  # 0.5 may be 50 %
-            numbers = np.where(numbers == 0, 0.0, np.nan)
-    else:
-        numbers = _parsed(values, Notation(column.decimal_comma, column.thousands, column.unit))
-    return np.where(gone, np.nan, numbers), gone
-
-
-def _parsed(values: pd.Series[Any], notation: Notation) -> Array:
-    import pandas as pd
-
-    if notation == Notation():
-        numbers = to_numbers(values)
-        left = np.isnan(numbers) & values.notna().to_numpy(dtype=bool)
-        if not left.any():
-            return numbers
-    codes, found = pd.factorize(values)
-    return np.array([*(_number(value, notation) for value in found), np.nan])[codes]
-
-
-def _number(value: Any, notation: Notation) -> float:
-    if isinstance(value, str):
-        return notation.value(value.strip())
-    return float(value) if isinstance(value, (int, float, np.number)) else np.nan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,132 +103,6 @@ class TableData(ArrayData):
         raise NotImplementedError
 
     def read(self) -> tuple[DataSpec, Parts]:
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from tunelab.data.arrays import ArrayData
-from tunelab.data.columns import encode, fit_columns
-from tunelab.data.files import read_csv, read_parquet
-from tunelab.data.known import known_codes
-from tunelab.data.memory import Parts
-from tunelab.data.numbers import Decimal
-from tunelab.data.reading import ReadingRules, decide
-from tunelab.data.scales import mean_and_std
-from tunelab.data.splits import Indices, train_each_class
-from tunelab.data.targets import class_codes, known_targets, numbers_to_predict, target_in_words, wants_classes
-from tunelab.data.values import first_of, on_one_line
-from tunelab.errors import ConfigError, did_you_mean
-from tunelab.spec import Column, DataSpec
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-SHOWN_COLUMNS = 20
-PARTS = ("train", "val", "test")
-PART_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-"""What a split column may say, and the part it means."""
-
-
-class TableData(ArrayData):
-    """The rows of a file; how each column becomes inputs is fitted on the training part alone.
-
-    Rows whose target is missing are left out.
-
-    Args:
-        path: The file.
-        target: The column to predict.
-        task: The dotted name of the task's class: one of classification takes classes, one of regression numbers; for
-            any other the target's values decide.
-        drop: Columns to leave out.
-        categorical: Columns of numbers that are codes; the target among them holds classes.
-        max_categories: How many values of a column have an input of their own, the most frequent ones.
-        missing: Texts that stand for a missing value, beside the usual ones and those that give themselves away.
-        not_missing: Texts that are values, though they look like missing ones.
-        decimal: `point` or `comma`, for all columns or by name, where 1,234 may be a thousand or one and a bit.
-        day_first: Whether 02/03/2024 is in March, for all columns or by name, where no date tells.
-        ignore_case: Whether Yes and yes are one class or category; None if nobody has said so.
-        val_path: A file that is the validation part, in place of `val_fraction`.
-        test_path: A file that is the test part, in place of `test_fraction`.
-        split_column: A column that says train, val or test of each row; a part that it never names is still a fraction.
-        **split: What `ArrayData` takes.
-    """
-
-    is_text = True
-    """Whether the file is text alone, where a missing value is a word as well."""
-
-    def __init__(
-        self,
-        path: str,
-        target: str | int,
-        *,
-        task: str = "",
-        drop: Sequence[str | int] = (),
-        categorical: Sequence[str | int] = (),
-        max_categories: int = 50,
-        missing: Sequence[str | int | float] = (),
-        not_missing: Sequence[str | int | float] = (),
-        decimal: Decimal | Mapping[str, Decimal] | None = None,
-        day_first: bool | Mapping[str, bool] | None = None,
-        ignore_case: bool | None = None,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        split_column: str | int | None = None,
-        **split: Any,
-    ) -> None:
-        super().__init__(**split)
-        self.path, self.target, self.task = path, str(target), task
-        self.paths = {part: path for part, path in {"val": val_path, "test": test_path}.items() if path}
-        self.drop, self.max_categories = [str(name) for name in drop], max_categories
-        self.reading = ReadingRules(
-            missing=tuple(str(text) for text in missing),
-            not_missing=tuple(str(text) for text in not_missing),
-            categorical=frozenset(str(name) for name in categorical),
-            decimal=decimal,
-            day_first=day_first,
-            ignore_case=ignore_case,
-        )
-        self.split_column = None if split_column is None else str(split_column)
-
-    def read_file(self, path: str, key: str) -> pd.DataFrame:
-        """The rows of a file as they stand.
-
-        Args:
-            path: The file.
-            key: What the user typed it as.
-        """
-        raise NotImplementedError
-
-    def read(self) -> tuple[DataSpec, Parts]:
-<<<<<<< HEAD
-        rows, given = self._rows()
-        targets, names = self._targets(clean(rows.pop(self.target), self.missing))
-        classes = bool(names)
-        parts = self.assign(targets, classes=classes, given=given)
-        if classes:
-            self._train_each_class(targets, names, parts, given)
-        spec = self.known or self._fit(rows.iloc[parts["train"]], targets[parts["train"]], names)
-        self._say(spec, {part: len(indices) for part, indices in parts.items()})
-        scaled = targets if classes else ((targets - spec.target_mean) / spec.target_std).astype(np.float32)
-        return spec, {part: self._part(rows, scaled, spec, part, indices) for part, indices in parts.items()}
-
-    def _targets(self, values: pd.Series[Any]) -> tuple[Any, tuple[str, ...]]:
-        """The class of each row and their names, or the number of each and no names."""
-        if self.known is None:
-            is_classes = wants_classes(values, self.task)
-            return class_codes(values) if is_classes else (numbers_to_predict(values), ())
-        if not self.known.class_names:
-            wants_classes(values, "regression")  # which refuses texts
-            return numbers_to_predict(values, judged=False), ()
-        codes, names = class_codes(values, judged=False)
-        return known_codes(codes, names, self.known, "data.path"), self.known.class_names
-
-    def _fit(self, train: pd.DataFrame, targets: Any, names: tuple[str, ...]) -> DataSpec:
-        columns, mean, std = fit_columns(
-=======
         rows, says = self._rows()
         columns = self._columns(rows)
         rows, says, targets, names = self._with_targets(rows, says, columns[self.target])
@@ -284,7 +157,7 @@ class TableData(ArrayData):
                 return class_codes(values, self.reading, is_text=self.is_text)
             return numbers_to_predict(values, column), ()
         if not self.known.class_names:
-            wants_classes(values, column, "regression")  # which refuses texts
+            wants_classes(values, column, "regression", is_listed=False)  # which refuses texts
             return numbers_to_predict(values, column, judged=False), ()
         codes, names = class_codes(values, self.reading, judged=False)
         if column.ignore_case:
@@ -292,63 +165,10 @@ class TableData(ArrayData):
             names = tuple(spelled.get(name.casefold(), name) for name in names)
         return known_codes(codes, names, self.known, "data.path"), self.known.class_names
 
-    def _fit(self, train: pd.DataFrame, targets: Any, names: tuple[str, ...]) -> DataSpec:
-        columns, mean, std = fit_columns(
-=======
-        rows, says = self._rows()
-        columns = self._columns(rows)
-        rows, says, targets, names = self._with_targets(rows, says, columns[self.target])
-        given = self._given(says)
-        parts = self.assign(targets, classes=bool(names), given=given)
-        if names:
-            self._train_each_class(targets, names, parts, given)
-        spec = self.known or self._fit(rows.iloc[parts["train"]], columns, targets[parts["train"]], names)
-        self._say(spec, {part: len(indices) for part, indices in parts.items()}, targets)
-        scaled = targets if names else ((targets - spec.target_mean) / spec.target_std).astype(np.float32)
-        return spec, {part: self._part(rows, scaled, spec, part, indices) for part, indices in parts.items()}
-
-    def _columns(self, rows: pd.DataFrame) -> dict[str, Column]:
-        """How each column is read: as the model knows it, or as its values say."""
-        if self.known is None:
-            is_regression = "regress" in self.task.rsplit(".")[-1].lower()
-            return decide(rows, self.reading, target=self.target, is_regression=is_regression)
-        target = self.known.target or Column(self.target, "category" if self.known.class_names else "number", "number")
-        return {column.name: column for column in (*self.known.columns, target)}
-
-    def _given(self, says: Any) -> dict[str, Indices] | None:
-        """The rows of each part that the data brings; None if it brings none."""
-        given = {part: np.flatnonzero(says == part) for part in PARTS if (says == part).any()}
-        if lost := [part for part in self.paths if part not in given]:
-            raise self._without_targets(f"data.{lost[0]}_path", self.paths[lost[0]])
-        return given if self.paths or self.split_column is not None else None
-
-    def _without_targets(self, key: str, path: str) -> ConfigError:
-        return ConfigError(
-            f"`{key}` must have rows with a {on_one_line(self.target)}, got {path}, where it is always missing."
-        )
-
-    def _with_targets(
-        self, rows: pd.DataFrame, says: Any, column: Column
-    ) -> tuple[pd.DataFrame, Any, Any, tuple[str, ...]]:
-        """The rows whose target is known, whose part each is, their targets, and the name of each class."""
-        known = known_targets(rows[self.target], column, self.known.missing if self.known else self.reading.missing)
-        if not known.any():
-            raise self._without_targets("data.path", self.path)
-        if not known.all():
-            words = f" ({first_of(column.placeholders)})" if column.placeholders else ""
-            target, gone = on_one_line(self.target), f"{(~known).sum():,}"
-            self.tell("%s: %s rows without a %s%s are left out", Path(self.path).name, gone, target, words)
-        rows, says = rows[known], says[known]
-        values = rows.pop(self.target)
-        if wants_classes(values, column, self.task, is_listed=self.target in self.reading.categorical):
-            return rows, says, *class_codes(values, self.reading, is_text=self.is_text)
-        return rows, says, numbers_to_predict(values, column), ()
-
     def _fit(
         self, train: pd.DataFrame, columns: Mapping[str, Column], targets: Any, names: tuple[str, ...]
     ) -> DataSpec:
         fitted, mean, std = fit_columns(
->>>>>>> 2197e65 (Numbers, dates and missing values are read as people write them, or asked about; what is done is said and recorded for later rows)
             train,
             columns,
             categorical=self.reading.categorical,
@@ -418,15 +238,9 @@ class TableData(ArrayData):
         if not known.any():
             raise self._without_targets(key, path)
         if not known.all():
-<<<<<<< HEAD
-            target = on_one_line(self.target)
-            self.tell("%s: %s rows without a %s are left out", Path(path).name, f"{(~known).sum():,}", target)
-        return rows[known.to_numpy(dtype=bool)]
-=======
             counted, target = f"{(~known).sum():,}", on_one_line(self.target)
             self.tell("%s: %s rows without a %s are left out", Path(path).name, counted, target)
         return rows[known]
->>>>>>> 2197e65 (Numbers, dates and missing values are read as people write them, or asked about; what is done is said and recorded for later rows)
 
     def _absent(self, key: str, name: str, path: str, names: list[str]) -> str:
         has = did_you_mean(name, map(on_one_line, names)) or f" It has {first_of(names)}."

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tunelab.data.gaps import USUAL, is_missing
 from tunelab.data.numbers import NUMBERS_FROM
-from tunelab.data.reading import ReadingRules, read_numbers, same_but_case
+from tunelab.data.reading import ReadingRules, same_but_case
+from tunelab.data.recorded import read_numbers
 from tunelab.data.scales import collapsed
 from tunelab.data.values import (
     Array,
