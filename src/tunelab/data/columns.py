@@ -192,10 +192,11 @@ def encode(frame: pd.DataFrame, spec: DataSpec, key: str = "input") -> NDArray[n
         raise ConfigError(f"`{key}` must have at least one row, got none.")
     frame = frame.set_axis(names, axis=1)
     if not spec.columns:
-        rows = np.column_stack([_complete(frame[name], key) for name in spec.feature_names])
-        for place, name in enumerate(spec.feature_names):
-            _check_size((rows[:, place] - spec.input_mean[place]) / spec.input_std[place], frame[name], key)
-        return spec.normalize(rows)
+        with np.errstate(over="ignore"):
+            inputs = spec.normalize(np.column_stack([_complete(frame[name], key) for name in spec.feature_names]))
+        for values, name in zip(inputs.reshape(len(inputs), -1).T, spec.feature_names, strict=True):
+            _check_size(values, frame[name], key)
+        return inputs
     result = np.empty((len(frame), len(spec.feature_names)), dtype=np.float32)
     start = 0
     for column in spec.columns:
@@ -248,7 +249,7 @@ def _readable(values: pd.Series[Any], column: Column, missing: Sequence[str], ke
     return numbers, gone
 
 
-def _check_size(scaled: Array, values: pd.Series[Any], key: str) -> None:
+def _check_size(scaled: NDArray[np.floating[Any]], values: pd.Series[Any], key: str) -> None:
     """Refuses numbers so far from those of the training rows that the model cannot compute with them."""
     far = np.flatnonzero(~(np.abs(scaled.reshape(len(scaled), -1)) <= FARTHEST).all(axis=1))
     if len(far):
