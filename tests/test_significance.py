@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm, t, ttest_ind, ttest_rel
+from scipy.stats import binom, linregress, norm, t, ttest_ind, ttest_rel
 
 from tunelab.analysis.significance import (
     CONTENTION,
     FALSE_LEAD,
+    climbs,
     difference,
     lead_needed,
     lead_of_chance,
@@ -178,6 +179,20 @@ def test_a_rise_is_scipys_one_sided_test() -> None:
     assert not rises({0: 1.0}, {0: 0.0}, 0.05, 0.6)
     assert not rises({0: 1.0}, {0: 0.0}, 0.05)
     assert not rises({0: 1.0, 1: 1.1}, {}, 0.05)
+
+
+def test_a_climb_is_scipys_one_sided_slope() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.random(6)
+    for slope in (-1.0, 0.0, 1.0, 3.0, 8.0):
+        y = slope * x + rng.standard_normal(6)
+        p = linregress(x, y, alternative="greater").pvalue
+        assert climbs(x.tolist(), y.tolist(), 0.05) == (p < 0.05)
+    assert climbs([0.1, 0.9], [0.0, 1.0], 0.05, 0.3)
+    assert not climbs([0.9, 0.1], [0.0, 1.0], 0.05, 0.3)
+    assert not climbs([0.1, 0.9], [0.0, 1.0], 0.05)
+    assert not climbs([0.5, 0.5, 0.5], [0.0, 1.0, 2.0], 0.05)
+    assert not climbs([0.1, 0.5, 0.9], [0.7, 0.7, 0.7], 0.05)
 
 
 def test_what_is_left_of_a_table_is_free_of_its_rows_and_columns() -> None:

@@ -207,6 +207,32 @@ def rises(
     return mean > quantile(freedom, 2 * rate) * error and mean > ROUNDING * abs(max(edge.values()))
 
 
+def climbs(places: Sequence[float], results: Sequence[float], rate: float, deviation: float | None = None) -> bool:
+    """Return whether results rise with their place by more than chance makes, at a rate.
+
+    The slope of a straight line over its standard error beside Student's t with n - 2 degrees of freedom; of two
+    results, their difference by the deviation of a single one.
+
+    Args:
+        places: x of each result.
+        results: y of each; higher is better.
+        rate: How often chance alone may be called a rise (one-sided).
+        deviation: Of a single result; None if that is not known.
+    """
+    count = len(places)
+    if len(set(places)) < 2:
+        return False
+    if count == 2:
+        low, high = (y for _, y in sorted(zip(places, results, strict=True)))
+        return deviation is not None and high - low > quantile(math.inf, 2 * rate) * math.sqrt(2) * deviation
+    x, y = statistics.fmean(places), statistics.fmean(results)
+    spread = sum((place - x) ** 2 for place in places)
+    slope = sum((place - x) * (result - y) for place, result in zip(places, results, strict=True)) / spread
+    left = sum((result - y - slope * (place - x)) ** 2 for place, result in zip(places, results, strict=True))
+    error = math.sqrt(left / (count - 2) / spread)
+    return slope > quantile(count - 2, 2 * rate) * error and slope * (max(places) - min(places)) > ROUNDING * abs(y)
+
+
 def floor_of_chance(shuffled: Sequence[float], tests: int) -> float:
     """Return the value that chance exceeds at 0.05 shared among several tests, from a measure of shuffled data.
 

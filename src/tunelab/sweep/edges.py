@@ -10,7 +10,7 @@ from typing import Any
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from tunelab.analysis.significance import ERROR_RATE, rises
+from tunelab.analysis.significance import ERROR_RATE, climbs, rises
 from tunelab.ranges import range_mistakes
 from tunelab.sweep.repeats import REPEATS
 from tunelab.sweep.space import Knob, Space, Value
@@ -19,8 +19,15 @@ from tunelab.sweep.wording import compact, value_of
 EDGE = 0.05
 """How near to the end of a range its best value must be to be called its edge, as a share of it."""
 
-ZONE = 0.25
-"""The share of a range at its end whose results are compared with those of as large a share beside it."""
+CHOICES, RANGE = ERROR_RATE / 2, 2 * ERROR_RATE
+"""How often chance may make results better towards an edge, all hyperparameters together.
+
+Of choices either end might have been the best, and mostly one of them is; of a range chance must put the best within
+its outer twentieth, too.
+"""
+
+HALF = 0.5
+"""Results in the outer half of a range say whether it goes on to get better there."""
 
 Results = dict[Any, float]
 """Scores by all else that was varied."""
@@ -37,7 +44,7 @@ def edges(
     """A sentence for each hyperparameter that goes on to get better at the edge of what was searched.
 
     The best value lies at an edge by chance in 10 % of cases, and of three choices in 67 %. So it is said only where
-    results at the edge lie above those beside it by more than chance makes, at 0.05 shared among all ends.
+    results get better towards the edge by more than chance makes, at 0.05 shared among all ends.
 
     Args:
         best: The best trial.
@@ -57,47 +64,46 @@ def edges(
         if wider is None:
             continue
         end, override = wider
-        sides = _at_the_edge(knob, end, trials, direction)
-        if not rises(*sides, ERROR_RATE / (2 * len(judged)), deviation):  # either end might have been the best
+        rate = (CHOICES if knob.is_finite else RANGE) / len(judged)
+        if not _gets_better(knob, end, trials, direction, rate, deviation):
             continue
         goes_on = name and knob.texts and not any(choice in failing for choice in knob.texts)
         how = f"search on with name={name}" if goes_on else "begin another search with"
         yield (
             f"{knob.key}: the best value, {compact(value)} (trial {best.number}), is at the {end} edge of {knob.typed}"
-            f", and results there are better than beside it by more than chance. Better ones may lie beyond: "
+            f", and results get better towards it by more than chance. Better ones may lie beyond: "
             f"{how} '{override}'."
         )
 
 
-def _at_the_edge(knob: Knob, end: str, trials: Sequence[FrozenTrial], direction: str) -> tuple[Results, Results]:
-    """The results at an end of a hyperparameter's values, and those beside it; higher is better.
+def _gets_better(
+    knob: Knob, end: str, trials: Sequence[FrozenTrial], direction: str, rate: float, deviation: float | None
+) -> bool:
+    """Whether results get better towards an end of a hyperparameter's values by more than chance makes.
 
-    Of choices those of the last value and of the one before it, otherwise those of the last quarter and of the next.
+    Of choices the results of the last one are compared with those of the one before it; of a range those in its outer
+    half must climb.
     """
     sign = 1 if direction == "maximize" else -1
+    ended = [trial for trial in trials if trial.state == TrialState.COMPLETE and knob.key in trial.params]
+    if not knob.is_finite:
+        places = [_place(knob, trial.params[knob.key]) for trial in ended]
+        towards = [place if end == "upper" else 1 - place for place in places]
+        outer = [(place, sign * value_of(trial)) for place, trial in zip(towards, ended, strict=True) if place >= HALF]
+        return climbs([place for place, _ in outer], [value for _, value in outer], rate, deviation)
+    order = sorted(knob.values(), reverse=end == "upper")
     sides: tuple[Results, Results] = ({}, {})
-    for trial in trials:
-        if trial.state != TrialState.COMPLETE or knob.key not in trial.params:
-            continue
-        from_end = _steps_from_end(knob, trial.params[knob.key], end)
-        if from_end is not None and from_end < 2:
+    for trial in ended:
+        steps = min(range(len(order)), key=lambda step: abs(order[step] - trial.params[knob.key]))
+        if steps < 2:
             rest = tuple(sorted((key, repr(value)) for key, value in trial.params.items() if key != knob.key))
-            sides[from_end][_free(rest, sides[from_end])] = sign * value_of(trial)
-    return sides
+            sides[steps][_free(rest, sides[steps])] = sign * value_of(trial)
+    return rises(*sides, rate, deviation)
 
 
 def _free(rest: Any, there: Mapping[Any, float]) -> Any:
     """A key for a trial whose other values an earlier one has, too."""
     return rest if rest not in there else (rest, len(there))
-
-
-def _steps_from_end(knob: Knob, value: float, end: str) -> int | None:
-    """How many steps a value lies from an end: choices in their order, quarters of a range."""
-    if knob.is_finite:
-        order = sorted(knob.values(), reverse=end == "upper")
-        return min(range(len(order)), key=lambda place: abs(order[place] - value))
-    place = _place(knob, value)
-    return int((1 - place if end == "upper" else place) / ZONE)
 
 
 def _place(knob: Knob, value: float) -> float:
