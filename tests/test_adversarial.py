@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import local_files
 from torch import nn
 
 from tunelab.fitting import build
@@ -186,6 +187,54 @@ def test_an_attack_meets_the_model_without_its_dropout(compose):
     probe = inputs.clone().requires_grad_()
     nn.functional.cross_entropy(task.model(probe), targets).backward()
     torch.testing.assert_close(changed[0], inputs + 0.1 * probe.grad.sign())
+
+
+@pytest.mark.parametrize("data", ["digits", "image_folder"])
+@pytest.mark.parametrize("attack", sorted(ATTACKS))
+def test_an_attacked_image_stays_within_the_range_of_its_pixels(attack, data, compose, tmp_path):
+    words = [f"data={data}", "model=cnn", f"regularization=[{attack}]", *local_files(data, tmp_path)]
+    task, (inputs, targets) = _task(compose, *words)
+    (regularizer,) = task._changing
+    attacked, _ = regularizer.change_batch(inputs, [(targets, 1.0)], task._evaluated_loss)
+    spec = task.spec
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (spec.input_mean, spec.input_std))
+    pixels = attacked * std + mean
+    low, high = spec.value_range
+    slack = 1e-5 * (high - low)
+    assert low - slack <= pixels.min()
+    assert pixels.max() <= high + slack
+    unlimited, _ = FGSM(0.1).change_batch(inputs, [(targets, 1.0)], task._evaluated_loss)
+    raw = unlimited * std + mean
+    if data == "digits":  # whose paper and ink stand at the ends of the range
+        assert ((raw < low - slack) | (raw > high + slack)).float().mean() > 0.1
+    count = len(inputs) // 2
+    assert (attacked != inputs).flatten(1).any(dim=1).tolist() == [True] * count + [False] * (len(inputs) - count)
+
+
+def test_fgsm_of_an_image_is_the_step_cut_to_the_range_and_of_a_table_the_whole_step(compose):
+    for words in (CNN, ("data=breast_cancer",)):
+        task, (inputs, targets) = _task(compose, *words, "regularization=[fgsm]", "regularization.fgsm.fraction=1")
+        (regularizer,) = task._changing
+        attacked, _ = regularizer.change_batch(inputs, [(targets, 1.0)], task._evaluated_loss)
+        task.model.eval()
+        probe = inputs.clone().requires_grad_()
+        task.loss(task.outputs(probe), targets).backward()
+        whole = inputs + 0.1 * probe.grad.sign()
+        if task.spec.kind == "image":
+            mean, std = task.spec.input_mean[0], task.spec.input_std[0]
+            low, high = ((end - mean) / std for end in task.spec.value_range)
+            whole = whole.clamp(low, high)
+        torch.testing.assert_close(attacked, whole)
+
+
+def test_a_pixel_that_noise_has_put_outside_the_range_goes_no_farther(compose):
+    task, (inputs, targets) = _task(compose, *CNN, "regularization=[pgd]")
+    noisy = inputs + torch.randn_like(inputs)
+    (regularizer,) = task._changing
+    attacked, _ = regularizer.change_batch(noisy, [(targets, 1.0)], task._evaluated_loss)
+    low, high = regularizer.limits
+    assert ((attacked >= torch.minimum(low, noisy)) & (attacked <= torch.maximum(high, noisy))).all()
+    assert (attacked - noisy).abs().max() <= 0.1 + 1e-6
 
 
 def test_attacks_come_after_mixing_whatever_the_order_of_the_words(compose):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tunelab.regularizers.mixing import Shares
+from tunelab.spec import DataSpec
 
 Loss = Callable[[Tensor, Shares], Tensor]
 
@@ -31,11 +33,35 @@ def _first(shares: Shares, count: int) -> Shares:
     return [(targets[:count], weight) for targets, weight in shares]
 
 
-@dataclass(frozen=True)
-class FGSM:
+@dataclass
+class _Attack:
+    """What attacks share: the least and greatest value that an input may have, where the data knows them."""
+
+    limits: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
+
+    last = True  # it attacks what the others have made of the batch
+
+    def adapt(self, spec: DataSpec) -> None:
+        """Takes over the range of an image's pixels; the values of tables and sequences have no known range."""
+        if spec.kind == "image":
+            low, high = (
+                torch.from_numpy(spec.normalize(np.full(spec.input_shape, end)))[0] for end in spec.value_range
+            )
+            self.limits = low, high
+
+    def _valid(self, attacked: Tensor, clean: Tensor) -> Tensor:
+        """The inputs cut to the range; a value that was outside before (added noise) does not go farther."""
+        if self.limits is None:
+            return attacked
+        low, high = (limit.to(clean) for limit in self.limits)
+        return attacked.clamp(torch.minimum(low, clean), torch.maximum(high, clean))
+
+
+@dataclass
+class FGSM(_Attack):
     """Some inputs of each batch take one step in the direction that raises the loss most.
 
-    x' = x + epsilon * sign( d loss / d x )
+    x' = clip( x + epsilon * sign( d loss / d x ), least pixel, greatest pixel ),  for a table or sequence without clip
 
     Args:
         epsilon: Length of the step, in standard deviations of the inputs. Zero attacks nothing.
@@ -48,8 +74,6 @@ class FGSM:
     epsilon: float
     fraction: float = 0.5
 
-    last = True  # it attacks what the others have made of the batch
-
     def change_batch(self, inputs: Tensor, shares: Shares, loss: Loss) -> tuple[Tensor, Shares]:
         """The batch as the model is to meet it."""
         count = _attacked(inputs, self.fraction)
@@ -57,15 +81,17 @@ class FGSM:
             return inputs, shares
         clean = inputs[:count]
         attacked = clean + self.epsilon * _ascend(clean, _first(shares, count), loss)
-        return torch.cat([attacked, inputs[count:]]), shares
+        return torch.cat([self._valid(attacked, clean), inputs[count:]]), shares
 
 
-@dataclass(frozen=True)
-class PGD:
+@dataclass
+class PGD(_Attack):
     """Some inputs of each batch climb the loss in several steps, from a random start, never farther than epsilon.
 
     x_0 = x + U(-epsilon, epsilon)
     x_{i+1} = clip( x_i + step_size * sign( d loss / d x_i ), x - epsilon, x + epsilon )
+
+    Each x_i of an image is also cut to the range of its pixels; a table's or sequence's values have no known range.
 
     Args:
         epsilon: Farthest that any input value moves, in standard deviations of the inputs. Zero attacks nothing.
@@ -82,8 +108,6 @@ class PGD:
     step_size: float | None = None
     fraction: float = 0.5
 
-    last = True
-
     def change_batch(self, inputs: Tensor, shares: Shares, loss: Loss) -> tuple[Tensor, Shares]:
         """The batch as the model is to meet it."""
         count = _attacked(inputs, self.fraction)
@@ -91,8 +115,8 @@ class PGD:
             return inputs, shares
         clean, own = inputs[:count], _first(shares, count)
         step_size = self.step_size or 2.5 * self.epsilon / self.steps
-        attacked = clean + torch.empty_like(clean).uniform_(-self.epsilon, self.epsilon)
+        attacked = self._valid(clean + torch.empty_like(clean).uniform_(-self.epsilon, self.epsilon), clean)
         for _ in range(self.steps):
             attacked = attacked + step_size * _ascend(attacked, own, loss)
-            attacked = clean + (attacked - clean).clamp(-self.epsilon, self.epsilon)
+            attacked = self._valid(clean + (attacked - clean).clamp(-self.epsilon, self.epsilon), clean)
         return torch.cat([attacked, inputs[count:]]), shares

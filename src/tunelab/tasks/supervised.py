@@ -194,7 +194,7 @@ class SupervisedTask(LightningModule):
             check_kind(f"regularization.{name}", regularizer, self.spec, "Leave it out.")
         if self.augmentation is not None:
             check_kind("augmentation", self.augmentation, self.spec, "Try augmentation=none.")
-        adapting: list[Any] = [self.loss, self.augmentation if data is not None else None]
+        adapting: list[Any] = [self.loss, *self._changing, self.augmentation if data is not None else None]
         for part in adapting:
             if hasattr(part, "adapt"):
                 part.adapt(self.spec)
