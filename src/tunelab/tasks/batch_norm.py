@@ -1,18 +1,41 @@
-"""Statistics of batch norms for weights that training has not stood on."""
+"""Statistics of batch norms: once for each step, or anew for weights that training has not stood on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from tunelab.tasks.parts import evaluating
 
 MOST_BATCHES = 100
 """Enough for statistics that no longer move; a whole epoch of a small set."""
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """The norms normalize by the batch, as in training, but their running statistics stay as they are.
+
+    An optimizer that asks for several gradients a step evaluates the model at points where it does not stay. As in the
+    reference code of SAM, only the first of them, the weights themselves, enters the statistics.
+
+    Args:
+        model: Whose norms.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        # batch norms then pass no statistics on; instance norms would move theirs all the same, by this share
+        norm.track_running_stats, norm.momentum = not isinstance(norm, _BatchNorm), 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.track_running_stats, norm.momentum = True, momentum
 
 
 @torch.no_grad()

@@ -11,6 +11,9 @@ from torch import nn
 
 from tunelab.tasks.batch_norm import recalibrate
 
+FAR = torch.optim.LBFGS
+"""Optimizers whose steps are so few and long that a running mean over the last ten of them is that of no weights."""
+
 
 class ScoredWeights:
     """Averages of the weights, and the switch of a schedule-free optimizer.
@@ -53,7 +56,8 @@ class ScoredWeights:
             optimizer.eval()
         for average in self.averages:
             average.swap(model)
-        if switched or any(average.recalibrates and average.updates for average in self.averages):
+        jumped = [optimizer for optimizer in _optimizers(task) if isinstance(optimizer, FAR)]
+        if switched or jumped or any(average.recalibrates and average.updates for average in self.averages):
             self._batches = self._batches or task.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
             _recalibrate(task.trainer, model, self._batches)
 

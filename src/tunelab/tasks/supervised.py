@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +21,7 @@ from tunelab.errors import ConfigError, did_you_mean
 from tunelab.loggers import is_written, write
 from tunelab.schedules import Plateau
 from tunelab.spec import DataSpec
+from tunelab.tasks.batch_norm import statistics_kept
 from tunelab.tasks.parts import (
     build_metric,
     build_model,
@@ -248,8 +250,10 @@ class SupervisedTask(LightningModule):
         self.scored_weights.step_back(self, self.model)  # type: ignore[arg-type]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        assert self.model is not None
         self._seed_step(batch_idx)
-        loss, plain = self.training_loss(batch)
+        with statistics_kept(self.model) if self.unwritten.has_loss_of(batch_idx) else nullcontext():
+            loss, plain = self.training_loss(batch)
         self.unwritten.add_loss(plain, batch_idx)
         return loss * weight_in_step(self.trainer, batch_idx) if self.trainer.accumulate_grad_batches > 1 else loss
 

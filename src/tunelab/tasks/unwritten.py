@@ -19,9 +19,13 @@ class Unwritten:
         self._step = 0  # at which it was last written
         self._batch = -1  # whose loss is there
 
+    def has_loss_of(self, batch_idx: int) -> bool:
+        """Whether the optimizer has asked for the gradient of this batch before."""
+        return self._batch == batch_idx
+
     def add_loss(self, loss: Tensor, batch_idx: int) -> None:
         """Keeps the loss of a batch; the first, where an optimizer asks several times."""
-        if self._batch != batch_idx:
+        if not self.has_loss_of(batch_idx):
             self.losses.append(loss.detach())
             self._batch = batch_idx
 
