@@ -11,6 +11,7 @@ from tunelab.fitting import build
 from tunelab.models import CNN, MLP
 from tunelab.optimizers import parameter_groups
 from tunelab.prepare import complete
+from tunelab.regularizers import L1, L2, ElasticNet
 
 KINDS = ("bias", "norm", "embedding")
 
@@ -148,6 +149,75 @@ def test_the_groups_of_a_model_hold_each_of_its_parameters_once(kind, normalizat
     owner = _decays(model, parameter_groups(model, 0.01))
     # in our models it is the matrices and kernels that decay
     assert owner == {name: 0.01 if p.ndim > 1 else 0.0 for name, p in model.named_parameters()}
+
+
+class _Users(nn.Module):
+    """What people write: parameters of their own, and torch's beside Embedding and Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 9, 4))
+        self.positional_encoding = nn.Parameter(torch.zeros(9, 4))
+        self.queries = nn.Parameter(torch.zeros(1, 5, 4))  # whatever its name: added to each example
+        self.prompt_tokens = nn.ParameterList([nn.Parameter(torch.zeros(2, 4))])
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+        self.gamma = nn.Parameter(torch.ones(1, 4, 1, 1))  # a layer scale
+        self.matrix = nn.Parameter(torch.zeros(4, 4))
+        self.weight = nn.Parameter(torch.zeros(1, 4, 3))  # of a convolution with one channel
+        self.bag = nn.EmbeddingBag(5, 4)
+        self.attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+        self.patch_embed = nn.Conv2d(3, 4, 2)  # a kernel, whatever the name of its module
+        self.score = nn.Linear(4, 1)  # one output: a matrix of one row
+        self.scaled = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+        self.bounded = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+
+
+USERS_WEIGHTS = {
+    *("matrix", "weight", "attention.in_proj_weight", "attention.out_proj.weight", "patch_embed.weight"),
+    *("score.weight", "scaled.parametrizations.weight.original1", "bounded.parametrizations.weight.original"),
+}
+
+
+def test_of_a_users_own_parameters_the_matrices_and_kernels_alone_decay():
+    model = _Users()
+    decays = _decays(model, parameter_groups(model, 0.3))
+    assert {name for name, decay in decays.items() if decay} == USERS_WEIGHTS
+
+
+def test_positions_of_a_module_that_is_no_class_of_its_own_do_not_decay():
+    model = _Tower()
+    decays = _decays(model, parameter_groups(model, 0.3))
+    assert decays["encoder.positions"] == 0.0
+    assert decays["embedding.weight"] == 0.3  # a convolution, whatever its name
+
+
+def test_muon_takes_no_token_or_magnitude_for_a_matrix():
+    model = _Users()
+    matrices = _in_groups(model, parameter_groups(model, 0.3, matrices_apart=True), "matrices")
+    assert {name for name, is_matrix in matrices.items() if is_matrix} == USERS_WEIGHTS - {
+        "bounded.parametrizations.weight.original"  # the last linear layer
+    }
+
+
+@pytest.mark.parametrize("penalty", [L1(1.0), L2(1.0), ElasticNet(1.0)])
+@pytest.mark.parametrize("make", [_Everything, _Users, _Tower])
+def test_a_penalty_reaches_what_weight_decay_reaches(make, penalty):
+    model = make()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    decays = _decays(model, parameter_groups(model, 0.3))
+    penalty.penalty(model).backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached == {name for name, decay in decays.items() if decay}
+
+
+def test_the_magnitude_of_the_older_weight_norm_does_not_decay():
+    with pytest.warns(FutureWarning):
+        model = nn.utils.weight_norm(nn.Linear(4, 4))
+    decays = _decays(model, parameter_groups(model, 0.3))
+    assert decays == {"bias": 0.0, "weight_g": 0.0, "weight_v": 0.3}
 
 
 # ---- rules

@@ -227,7 +227,7 @@ def _weights(model: nn.Module, activation: Activation) -> Iterator[tuple[Tensor,
 
 def _weights_and_embeddings(model: nn.Module) -> Iterator[Tensor]:
     yield from (weight for weight, _ in _weights(model, nn.Identity))
-    yield from (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    yield from (module.weight for module in model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag)))
 
 
 def _fan_in(weight: Tensor) -> int:

@@ -10,13 +10,9 @@ from math import prod
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from tunelab.errors import ConfigError, did_you_mean
-
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
-EMBEDDINGS = ("positions", "class_token")
-"""Names of parameters that are embeddings without an nn.Embedding around them."""
+from tunelab.parameters import EMBEDDINGS, NORMS, kinds, named
 
 Rule = Mapping[str, Any]
 
@@ -28,15 +24,7 @@ class _Place:
     parameter: nn.Parameter
     paths: list[str] = field(default_factory=list)  # its own, and those of the modules around it
     modules: list[nn.Module] = field(default_factory=list)  # those around it, the model included
-
-    def kinds(self) -> set[str]:
-        """Out of bias, norm and embedding."""
-        embedded = any(isinstance(m, nn.Embedding) for m in self.modules) or any(
-            path.rsplit(".", 1)[-1] in EMBEDDINGS for path in self.paths
-        )
-        normed = any(isinstance(module, NORMS) for module in self.modules)
-        bias = self.parameter.ndim < 2
-        return {name for name, is_so in (("bias", bias), ("norm", normed), ("embedding", embedded)) if is_so}
+    kinds: set[str] = field(default_factory=set)  # out of bias, norm and embedding
 
     def types(self) -> set[str]:
         """Names of the classes of the modules around it, and of those that they inherit from."""
@@ -66,8 +54,9 @@ def parameter_groups(
         model: Whose parameters; one that is shared counts once.
         weight_decay: What the first group decays by. With zero there is one group, unless the rest asks for more.
         lr: What the multipliers below multiply; None where the optimizer takes none, and then they are refused.
-        undecayed: Kinds without decay: `bias` (everything with fewer than two dimensions, PReLU's slopes too),
-            `norm`, `embedding` (positions and class tokens too). Empty: everything decays.
+        undecayed: Kinds without decay, as `tunelab.parameters.kinds` tells them: `bias` (everything with fewer than
+            two dimensions, PReLU's slopes too), `norm` (the magnitude of a weight norm too), `embedding` (a user's own
+            positions and class tokens too). Empty: everything decays.
         rules: Each has `match` (a pattern on the path of a parameter or of a module around it, such as `head.*`) or
             `type` (the class of a module around it) or both, and `lr` or `weight_decay` or both: multipliers, >= 0.
             Where several rules hold, their multipliers multiply. What does not decay still does not.
@@ -95,10 +84,10 @@ def parameter_groups(
     for place in places:
         if not place.parameter.requires_grad:
             continue
-        kinds, level = place.kinds(), levels.get(id(place.parameter), 0)
+        own, level = place.kinds, levels.get(id(place.parameter), 0)
         held = [rule for rule in rules if place.obeys(rule)]
-        spared = bool(weight_decay and kinds & set(undecayed))
-        rest = matrices_apart and bool(kinds or id(place.parameter) in output)
+        spared = bool(weight_decay and own & set(undecayed))
+        rest = matrices_apart and bool(own or id(place.parameter) in output)
         key = (rest, spared, level, *map(_words, held))
         if key not in groups:
             rate = layer_decay ** (top - level) * prod(rule.get("lr", 1.0) for rule in held)
@@ -115,11 +104,11 @@ def parameter_groups(
 def _places(model: nn.Module) -> Iterator[_Place]:
     """Each parameter once, in the order of registration."""
     places: dict[int, _Place] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter, modules in named(model):
         place = places.setdefault(id(parameter), _Place(parameter))
-        paths = list(accumulate(name.split("."), "{}.{}".format))
-        place.paths += paths
-        place.modules += [model, *(model.get_submodule(path) for path in paths[:-1])]
+        place.paths += accumulate(name.split("."), "{}.{}".format)
+        place.modules += modules
+        place.kinds |= kinds(name, parameter, modules)
     yield from places.values()
 
 
@@ -169,7 +158,7 @@ def _levels(model: nn.Module) -> dict[int, int]:
     level, begun = 0, False
     for layer in _layers(model, outermost=True):
         own = list(layer.parameters())
-        if isinstance(layer, nn.Embedding):
+        if isinstance(layer, EMBEDDINGS):
             begun = True
             levels |= {id(parameter): 0 for parameter in own}
             continue

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-SPARED = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)  # norms may have more than one dimension
+from tunelab.parameters import kinds, named
+
+_PLACES: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, str]]] = WeakKeyDictionary()
 
 
 def _weights(model: nn.Module) -> list[Tensor]:
     """The trainable matrices and kernels, each once, those of norms and embeddings left out; a lone zero for none."""
-    found = {
-        id(p): p
-        for module in model.modules()
-        if not isinstance(module, SPARED)
-        for p in module.parameters(recurse=False)
-        if p.requires_grad and p.ndim > 1
-    }
-    return list(found.values()) or [torch.zeros(1)]
+    if model not in _PLACES:  # told by their names and modules once: a penalty is asked for at each step
+        _PLACES[model] = _places(model)
+    weights = [module._parameters[name] for module, name in _PLACES[model]]
+    return [w for w in weights if w is not None and w.requires_grad] or [torch.zeros(1)]
+
+
+def _places(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The module and the name of each parameter that is a weight; a shared one is none if any of its places says so."""
+    found: dict[int, tuple[nn.Module, str]] = {}
+    spared: set[int] = set()
+    for name, parameter, modules in named(model):
+        found[id(parameter)] = (modules[-1], name.rpartition(".")[2])
+        spared |= {id(parameter)} if kinds(name, parameter, modules) else set()
+    return [place for number, place in found.items() if number not in spared]
 
 
 @dataclass(frozen=True)
