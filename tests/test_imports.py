@@ -169,7 +169,7 @@ SHARED = {
     "profilers": {"fit"},
     "schedules": {"warmup"},
     "regularizers": {"mixing"},
-    "tasks": {"batch_norm", "parts", "scored_weights", "steps", "supervised", "unwritten"},
+    "tasks": {"batch_norm", "grouping", "parts", "scored_weights", "steps", "supervised", "unwritten"},
 }
 
 # no parts to choose from but one program in several files, which import each other as they need, without a cycle

@@ -1,5 +1,8 @@
 """Groups decay and learn by rule, by layer and by kind; each parameter is in one; a rule for nothing is refused."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import options
@@ -12,6 +15,7 @@ from tunelab.models import CNN, MLP
 from tunelab.optimizers import parameter_groups
 from tunelab.prepare import complete
 from tunelab.regularizers import L1, L2, ElasticNet
+from tunelab.tasks.grouping import check_groups
 
 KINDS = ("bias", "norm", "embedding")
 
@@ -218,6 +222,26 @@ def test_the_magnitude_of_the_older_weight_norm_does_not_decay():
         model = nn.utils.weight_norm(nn.Linear(4, 4))
     decays = _decays(model, parameter_groups(model, 0.3))
     assert decays == {"bias": 0.0, "weight_g": 0.0, "weight_v": 0.3}
+
+
+def test_a_checkpoint_from_when_tokens_decayed_is_refused_with_what_to_type():
+    model = _Users()
+    task = SimpleNamespace(model=model, make_optimizer=partial(torch.optim.SGD, weight_decay=0.1, lr=0.1))
+    task.make_groups = parameter_groups
+
+    def saved(*lengths):
+        return {"optimizer_states": [{"param_groups": [{"params": [*range(length)]} for length in lengths]}]}
+
+    decayed, total = len(USERS_WEIGHTS), len(list(model.parameters()))
+    check_groups(saved(decayed, total - decayed), task)
+    with pytest.raises(ConfigError) as caught:
+        check_groups(saved(decayed + 4, total - decayed - 4), task, "runs/a/last.ckpt")
+    assert str(caught.value) == (
+        "The checkpoint runs/a/last.ckpt must have the optimizer's groups of parameters, but they have "
+        f"{decayed + 4} and {total - decayed - 4} where this version makes {decayed} and {total - decayed}: class "
+        "tokens, positions and embedding bags of your own no longer decay. Name the "
+        "run's folder by repeat= to run it again from its beginning."
+    )
 
 
 # ---- rules

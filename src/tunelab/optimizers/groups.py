@@ -54,9 +54,8 @@ def parameter_groups(
         model: Whose parameters; one that is shared counts once.
         weight_decay: What the first group decays by. With zero there is one group, unless the rest asks for more.
         lr: What the multipliers below multiply; None where the optimizer takes none, and then they are refused.
-        undecayed: Kinds without decay, as `tunelab.parameters.kinds` tells them: `bias` (everything with fewer than
-            two dimensions, PReLU's slopes too), `norm` (the magnitude of a weight norm too), `embedding` (a user's own
-            positions and class tokens too). Empty: everything decays.
+        undecayed: Kinds without decay, out of `bias`, `norm` and `embedding`, as `tunelab.parameters.kinds` tells them.
+            Empty: everything decays.
         rules: Each has `match` (a pattern on the path of a parameter or of a module around it, such as `head.*`) or
             `type` (the class of a module around it) or both, and `lr` or `weight_decay` or both: multipliers, >= 0.
             Where several rules hold, their multipliers multiply. What does not decay still does not.

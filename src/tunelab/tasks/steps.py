@@ -1,16 +1,31 @@
-"""How many optimizer steps a run has, and how much of one a batch is."""
+"""How many optimizer steps a run has, how much of one a batch is, and the lr at which they go on."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sized
 from typing import Any
 
 from lightning import Trainer
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from tunelab.spec import DataSpec
 from tunelab.tasks.parts import check_last_batch, takes
+
+log = logging.getLogger("tunelab")
+
+
+def follow(scheduler: Any) -> None:
+    """Sets the lr to that of the schedule: in the checkpoint of a run that was shorter it is that of the old length."""
+    if not isinstance(scheduler, LambdaLR):
+        return
+    groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for index, (group, lr, factor) in enumerate(groups):
+        before, group["lr"] = group["lr"], lr * factor(scheduler.last_epoch)
+        if not index and not math.isclose(before, group["lr"], rel_tol=1e-6):
+            log.info("The schedule spans other epochs: lr goes from %.3g to %.3g.", before, group["lr"])
 
 
 def run_lengths(

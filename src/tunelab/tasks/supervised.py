@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from tunelab.errors import ConfigError, did_you_mean
@@ -22,6 +19,7 @@ from tunelab.loggers import is_written, write
 from tunelab.schedules import Plateau
 from tunelab.spec import DataSpec
 from tunelab.tasks.batch_norm import statistics_kept
+from tunelab.tasks.grouping import build_groups, check_groups
 from tunelab.tasks.parts import (
     build_metric,
     build_model,
@@ -35,10 +33,8 @@ from tunelab.tasks.parts import (
     try_model,
 )
 from tunelab.tasks.scored_weights import ScoredWeights
-from tunelab.tasks.steps import run_lengths, weight_in_step
+from tunelab.tasks.steps import follow, run_lengths, weight_in_step
 from tunelab.tasks.unwritten import Unwritten
-
-log = logging.getLogger("tunelab")
 
 Batch = tuple[Tensor, Tensor]
 Shares = list[tuple[Tensor, float]]
@@ -221,28 +217,19 @@ class SupervisedTask(LightningModule):
     def configure_optimizers(self) -> Any:
         assert self.model is not None
         assert self.spec is not None
-        keywords = getattr(self.make_optimizer, "keywords", {})
-        decay, lr = keywords.get("weight_decay", 0.0), keywords.get("lr")
-        groups = call("parameter_groups", self.make_groups, self.model, weight_decay=decay, lr=lr)
-        optimizer = call("optimizer", self.make_optimizer, groups)
+        optimizer = call("optimizer", self.make_optimizer, build_groups(self))
         lengths = run_lengths(self.trainer, self.batch_growth, self.make_scheduler, self.model, self.spec)
         self.total_steps = lengths["total_steps"]
         scheduler = call("scheduler", self.make_scheduler, optimizer, **lengths)
         if self.batch_growth is not None:
-            scheduler = self.batch_growth.follow(scheduler, optimizer, keywords.get("base", "sgd"))
+            base = getattr(self.make_optimizer, "keywords", {}).get("base", "sgd")
+            scheduler = self.batch_growth.follow(scheduler, optimizer, base)
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        # a resumed run may be longer than it was: the lr in its checkpoint is that of the old length
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LambdaLR):
-            groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-            for index, (group, lr, factor) in enumerate(groups):
-                before, group["lr"] = group["lr"], lr * factor(scheduler.last_epoch)
-                if not index and not math.isclose(before, group["lr"], rel_tol=1e-6):
-                    log.info("The schedule spans other epochs: lr goes from %.3g to %.3g.", before, group["lr"])
+        follow(self.lr_schedulers())
 
     # ---- a step
 
@@ -250,9 +237,8 @@ class SupervisedTask(LightningModule):
         self.scored_weights.step_back(self, self.model)  # type: ignore[arg-type]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        assert self.model is not None
         self._seed_step(batch_idx)
-        with statistics_kept(self.model) if self.unwritten.has_loss_of(batch_idx) else nullcontext():
+        with statistics_kept(self) if self.unwritten.has_loss_of(batch_idx) else nullcontext():
             loss, plain = self.training_loss(batch)
         self.unwritten.add_loss(plain, batch_idx)
         return loss * weight_in_step(self.trainer, batch_idx) if self.trainer.accumulate_grad_batches > 1 else loss
@@ -347,6 +333,8 @@ class SupervisedTask(LightningModule):
         check_weights(checkpoint["state_dict"], self.state_dict(), self.trainer.ckpt_path)
         if self.trainer.state.fn != "fit":
             return
+        if type(self).configure_optimizers is SupervisedTask.configure_optimizers:
+            check_groups(checkpoint, self, self.trainer.ckpt_path)
         self.scored_weights.load_state_dict(checkpoint["scored_weights"])
         device = self.trainer.strategy.root_device
         self.unwritten.load_state_dict(checkpoint["unwritten"], self.global_rank, device)
