@@ -80,15 +80,16 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "loop": ({"callbacks", "lean"}, {"lightning"}),
     "replay": ({"callbacks", "checkpoints", "folder"}, {"hydra", "lightning", "omegaconf"}),
     "prepare": ({"aliases", "config"}, {"hydra", "lightning", "omegaconf"}),
-    "opening": ({"folder", "loggers", "record"}, {"lightning", "omegaconf"}),
+    "ends": (set(), {"lightning", "omegaconf"}),
+    "opening": ({"ends", "folder", "loggers", "record"}, {"lightning", "omegaconf"}),
     "fitting": (
         {"callbacks", "checkpoints", "lean", "loop", "prepare", "ranks", "replay", "whitelist"},
         {"hydra", "omegaconf", "lightning"},
     ),
     "run": (
         {
-            *("callbacks", "checkpoints", "fitting", "folder", "lean", "loop", "opening", "prepare", "ranks", "record"),
-            *("replay", "tuning"),
+            *("callbacks", "checkpoints", "ends", "fitting", "folder", "lean", "loop", "opening", "prepare", "ranks"),
+            *("record", "replay", "tuning"),
         },
         {"omegaconf", "lightning"},
     ),

@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
+from tunelab.ends import planned, why_not_validated
 from tunelab.errors import counted
 from tunelab.folder import write_json
 from tunelab.loggers import TensorBoard
@@ -37,17 +38,20 @@ class Opening(Callback):
             return
         parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         choices = self.start.choices
-        growth = getattr(pl_module, "batch_growth", None)
-        threads, steps = counted(self.cfg.threads, "thread"), counted(trainer.num_training_batches, "step")
-        if growth and len(set(growth.steps)) > 1:
-            steps = f"{growth.steps[0]} to {growth.steps[-1]} steps"
+        length = planned(trainer, self.cfg, getattr(pl_module, "batch_growth", None))
+        threads = counted(self.cfg.threads, "thread")
         log.info(
-            "%s · %s %s, %s parameters · %s lr %g · %s of %s · %s" + (" · %s" if trainer.world_size > 1 else ""),
+            "%s · %s %s, %s parameters · %s lr %g · %s · %s" + (" · %s" if trainer.world_size > 1 else ""),
             *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
-            *(choices.get("optimizer"), self.cfg.lr, counted(self.cfg.epochs, "epoch"), steps),
+            *(choices.get("optimizer"), self.cfg.lr, length),
             threads if pl_module.device.type == "cpu" else pl_module.device,
             *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
         )
+        if why := why_not_validated(trainer):
+            log.warning(
+                "There is no validation (%s): %s is not measured, and the last state is kept as the best.",
+                *(why, self.cfg.objective),
+            )
         if trainer.global_step:
             log.info("It goes on behind step %d, in epoch %d.", trainer.global_step, trainer.current_epoch + 1)
         spec = getattr(pl_module, "spec", None)

@@ -17,6 +17,7 @@ from tunelab import ranks
 from tunelab.callbacks import Checkpoint as OwnCheckpoint
 from tunelab.callbacks import Clock, Facts, Interrupted, Interrupts, NotFiniteError, Objective, noticed
 from tunelab.checkpoints import disk_full_in_words, epochs_done, read_checkpoint
+from tunelab.ends import ended_by, still_ends
 from tunelab.errors import ConfigError, RunFailed
 from tunelab.fitting import build_trainer, fit_aside, parts
 from tunelab.folder import RunFolder, write_json
@@ -69,7 +70,7 @@ def train(
             with _logging(trainer, first_step if checkpoint and leads else None):
                 try:
                     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-                    result = summarise(trainer, task, objective, clock, first_step)
+                    result = summarise(trainer, task, cfg, objective, clock, first_step)
                     if any(getattr(callback, "pruned", False) for callback in callbacks):
                         result["status"] = "pruned"
                     if leads:
@@ -82,11 +83,11 @@ def train(
                             write_json(folder / "result.json", result)
                 except Interrupted:
                     if leads and trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == "fit":
-                        write_json(folder / "result.json", summarise(trainer, task, objective, clock, first_step))
+                        write_json(folder / "result.json", summarise(trainer, task, cfg, objective, clock, first_step))
                     raise
                 except (NotFiniteError, RuntimeError) as error:
                     interrupts.end_if_received()  # a loader's worker may have been told, too, and have ended first
-                    ended = summarise(trainer, task, objective, clock, first_step)
+                    ended = summarise(trainer, task, cfg, objective, clock, first_step)
                     raise diverged(noticed(error, trainer), cfg, folder, checkpoint, interrupts, ended) from None
     return result
 
@@ -147,17 +148,29 @@ def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
     content = read_checkpoint(checkpoint, "resume")
     step, done = int(content["global_step"]), epochs_done(content)
     result = RunFolder(checkpoint.parent.parent).last_result
+    limit = result.get("ended_by")
+    all_steps = 0 < (cfg.trainer.get("max_steps") or -1) <= step
     ended = (
-        result.get("status") == "finished" and result.get("steps") == step and result.get("epochs_asked") == cfg.epochs
+        result.get("status") == "finished"
+        and result.get("steps") == step
+        and result.get("epochs_asked") == cfg.epochs
+        and still_ends(limit, cfg)
     )
-    unsaid = done == cfg.epochs and not result  # killed between its last step and its result
-    if unsaid or (cfg.test and not result.get("test") and (ended or done == cfg.epochs)):
+    trained = done == cfg.epochs or all_steps
+    unsaid = trained and not result  # killed between its last step and its result
+    if unsaid or (cfg.test and not result.get("test") and (ended or trained)):
         return step, True
+    if all_steps:
+        raise ConfigError(
+            f"`trainer.max_steps` must be more than the {step} that the run has behind it, got "
+            f"{cfg.trainer.max_steps}. Try trainer.max_steps={2 * step}."
+        )
     if ended:
-        early = f" of {cfg.epochs}, as early stopping had it" if done < cfg.epochs else ""
+        early = f" of {cfg.epochs}, as {limit or 'early stopping'} had it" if done < cfg.epochs else ""
+        more = "trainer.max_time=<longer>" if str(limit).startswith("trainer.max_time") else f"epochs={2 * cfg.epochs}"
         raise ConfigError(
             f"`resume` must have something left to do, but the run has ended after {done} epochs{early}. "
-            f"To go on, add epochs={2 * cfg.epochs}."
+            f"To go on, add {more}."
         )
     if done >= cfg.epochs:
         raise ConfigError(
@@ -194,7 +207,7 @@ def has_examples(data: LightningDataModule, part: str) -> bool:
 
 
 def summarise(
-    trainer: Trainer, task: LightningModule, objective: Objective, clock: Clock, first_step: int
+    trainer: Trainer, task: LightningModule, cfg: DictConfig, objective: Objective, clock: Clock, first_step: int
 ) -> dict[str, Any]:
     """What a run ended with, apart from its test score; its time is that from `first_step` on."""
     return {
@@ -209,6 +222,8 @@ def summarise(
         "test": None,
         "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         "epochs_asked": trainer.max_epochs,
+        "ended_by": ended_by(trainer, cfg),
+        "validations": objective.validations,
         "steps": trainer.global_step,
         "resumed_at": first_step,
         "seconds": round(clock.seconds, 3),

@@ -45,9 +45,12 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     lines = []
     if objective["best"] is not None:
         early = f", stopped early of {result['epochs_asked']}" if result["epochs"] < result["epochs_asked"] else ""
+        early = f", ended by {result['ended_by']}" if result.get("ended_by") else early
         lines.append(
             (f"best {metric}", f"{objective['best']:.4f} in epoch {objective['epoch']} of {result['epochs']}{early}")
         )
+    elif result.get("validations") == 0:
+        lines.append((f"best {metric}", "not measured: no validation; best.ckpt is the last state"))
     name = metric.split("/", 1)[-1]
     for key, value in (result["test"] or {}).items():
         if key == f"test/{name}" or (key == "test/loss" and name == "loss"):

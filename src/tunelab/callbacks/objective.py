@@ -29,6 +29,7 @@ class Objective(Callback):
         self.best = math.nan
         self.epoch: int | None = None  # counted from 1
         self.examples: int | None = None  # that it is measured on, where the loader says
+        self.validations = 0
         self._warned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -41,6 +42,7 @@ class Objective(Callback):
             )
         sampler = getattr(trainer.val_dataloaders, "sampler", None)
         self.examples = len(sampler) if sampler is not None else None
+        self.validations += 1
         new = float(value)
         if not math.isfinite(new):
             if not self._warned and trainer.is_global_zero:
@@ -53,8 +55,8 @@ class Objective(Callback):
             write(trainer, {f"best/{self.metric}": new}, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "epoch": self.epoch, "examples": self.examples}
+        return {"best": self.best, "epoch": self.epoch, "examples": self.examples, "validations": self.validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.epoch = state_dict["best"], state_dict["epoch"]
-        self.examples = state_dict.get("examples")
+        self.examples, self.validations = state_dict.get("examples"), state_dict.get("validations", 1)

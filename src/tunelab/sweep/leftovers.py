@@ -73,6 +73,11 @@ def outcome(found: Mapping[str, Any], objective: str) -> tuple[TrialState, float
         return TrialState.PRUNED, best, said
     if found["status"] == "diverged" or best is None:
         cause = found.get("message") or f"{objective} was NaN or Inf in every epoch."
+        if best is None and found.get("validations") == 0 and not found.get("message"):
+            cause = (
+                f"`objective` must be measured in a search, got {objective} and no validation. Try epochs=30, "
+                "trainer.limit_val_batches=1.0, trainer.check_val_every_n_epoch=1 or data.val_fraction=0.1."
+            )
         return TrialState.FAIL, None, {"kind": "diverged", "cause": cause, **said}
     return TrialState.COMPLETE, float(best), said
 

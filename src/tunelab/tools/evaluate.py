@@ -1,9 +1,13 @@
 """Score a finished run's checkpoint again: run=<folder>"""
 
+import logging
+
 from omegaconf import DictConfig
 
 from tunelab.config import one_of, required
 from tunelab.folder import CHECKPOINTS, RunFolder
+
+log = logging.getLogger("tunelab")
 
 
 def check(cfg: DictConfig, user_keys: list[str]) -> None:
@@ -16,7 +20,10 @@ def check(cfg: DictConfig, user_keys: list[str]) -> None:
 def run(cfg: DictConfig) -> None:
     from tunelab.predictor import evaluate
 
-    reported = RunFolder.find(cfg.run, "run").result.get("test") or {}
+    result = RunFolder.find(cfg.run, "run").result
+    if cfg.checkpoint == "best" and result.get("validations") == 0:
+        log.warning("This run had no validation: its best.ckpt is its last state.")
+    reported = result.get("test") or {}
     for name, value in evaluate(cfg.run, cfg.checkpoint, cfg.part).items():
         told = f"   (the run reported {reported[name]:.4f})" if name in reported else ""
         print(f"{name:16} {value:.4f}{told}")

@@ -7,6 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+LIMITS = ("max_steps", "min_steps", "max_time")
+"""Of a run; an instrument makes as many steps as it needs."""
+
 CONSTANT = {"_target_": "tunelab.schedules.constant", "_partial_": True}
 
 
@@ -22,6 +25,8 @@ def bare(recipe: DictConfig, *, scheduled: bool = False) -> DictConfig:
     left = recipe.copy() if scheduled else with_value(with_value(recipe, "warmup_steps", 0), "warmup_fraction", 0.0)
     with open_dict(left):
         left.trainer.limit_val_batches = 0
+        for limit in LIMITS if not scheduled else ():
+            left.trainer.pop(limit, None)
         for holder in (left, left.task):
             if "scheduler" in holder and not scheduled:
                 holder.scheduler = CONSTANT
