@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
+from tunelab.rules_of_length import patience, run_length
+
 TASK_LOSSES = {
     "tunelab.tasks.Classification": {
         "tunelab.losses.CrossEntropy": "cross_entropy",
@@ -38,8 +40,8 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
         _fractions,
         _table,
         _path,
-        _patience,
-        _ends,
+        run_length,
+        patience,
         _clipping,
         _precision,
         _devices,
@@ -258,53 +260,6 @@ def _pretrained(values: dict[str, Any]) -> Iterator[str]:
 def _one_folder(values: dict[str, Any]) -> Iterator[str]:
     if values["repeat"] and values["resume"]:
         yield "`repeat` and `resume` must not be given together. Leave one of them out."
-
-
-def _patience(values: dict[str, Any]) -> Iterator[str]:
-    """Parts that watch validations: their patience ends before the run does, and there are validations to watch."""
-    members = {f"regularization.{name}": member for name, member in values["regularization"].items()}
-    trainer = values["trainer"]
-    data = values["data"]
-    given = values["fold"] or data.get("val_path") or data.get("split_column") is not None
-    validated = trainer.get("limit_val_batches") != 0 and (given or data.get("val_fraction") != 0)
-    validations = values["epochs"] // trainer.get("check_val_every_n_epoch", 1) if validated else 0
-    for key, part in {"scheduler": values["scheduler"], **members}.items():
-        if part.get("monitor") and not validations:
-            what, instead = ("scheduler=plateau", "scheduler=cosine") if key == "scheduler" else (key, "leave it out")
-            yield (
-                f"`{what}` must have validations to watch {part['monitor']} in, but there are none. "
-                f"Try data.val_fraction=0.1 and trainer.limit_val_batches=1.0, or {instead}."
-            )
-        elif values["epochs"] > 1 and validations and part.get("patience", 0) >= validations:
-            yield (
-                f"`{key}.patience` must be shorter than the run, got patience={part['patience']} "
-                f"with epochs={values['epochs']}. Try {key}.patience={max(1, validations // 3)}."
-            )
-
-
-def _ends(values: dict[str, Any]) -> Iterator[str]:
-    """What ends a run: the epochs that are announced, and what Lightning would pass over or do without a word."""
-    trainer, epochs = values["trainer"], values["epochs"]
-    if trainer.get("max_epochs") is None:
-        yield "`trainer.max_epochs` must be given, or Lightning trains 1,000. Write max_epochs: ${epochs} in its file."
-    for name, instead in (("fast_dev_run", "one_batch"), ("overfit_batches", "overfit")):
-        if trainer.get(name):
-            yield (
-                f"`trainer.{name}` must be left out, as it changes what is trained after all else is said, got "
-                f"{trainer[name]}. Try debug={instead}."
-            )
-    if (steps := trainer.get("max_steps")) is not None and (not isinstance(steps, int) or steps == 0 or steps < -1):
-        yield f"`trainer.max_steps` must be a whole number of 1 or more, got {steps}. Leave it out for none."
-    if trainer.get("limit_train_batches") == 0:
-        yield "`trainer.limit_train_batches` must be greater than 0, got 0. Try trainer.limit_train_batches=1.0."
-    if (least := trainer.get("min_epochs")) and least > epochs > 1:
-        yield f"`trainer.min_epochs` must be at most epochs, got {least} with epochs={epochs}. Try epochs={least}."
-    seldom = trainer.get("check_val_every_n_epoch") or 1
-    if seldom > epochs > 1 and trainer.get("limit_val_batches") != 0 and values["data"].get("val_fraction") != 0:
-        yield (
-            f"`trainer.check_val_every_n_epoch` must be at most epochs, or there is no validation, got {seldom} with "
-            f"epochs={epochs}. Try trainer.check_val_every_n_epoch=1, or trainer.limit_val_batches=0 for none."
-        )
 
 
 def _schedule(values: dict[str, Any]) -> Iterator[str]:

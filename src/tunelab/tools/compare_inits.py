@@ -34,6 +34,7 @@ def _without_patience(cfg: DictConfig) -> DictConfig:
     for part in parts:
         if isinstance(part, DictConfig) and isinstance(part.get("patience"), int) and part.patience > 1:
             part.patience = 1
+    checked.trainer.check_val_every_n_epoch = 1
     return checked
 
 
