@@ -68,12 +68,14 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "answers": ({"folder"}, {"matplotlib"}),
     "summary": ({"analysis"}, {"rich"}),
     "record": ({"folder", "own_code"}, {"omegaconf"}),
+    "members": (set(), set()),
+    "same_data": ({"folder", "members", "record"}, {"omegaconf"}),
     "checkpoints": ({"folder"}, {"lightning"}),
     # a fit
     "loggers": ({"folder"}, {"lightning", "tensorboard"}),
     "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
-    "callbacks": ({"folder", "hashing", "loggers", "scaling"}, {"lightning", "rich"}),
+    "callbacks": ({"folder", "hashing", "loggers", "members", "scaling"}, {"lightning", "rich"}),
     "profilers": ({"folder", "loggers"}, {"lightning", "rich"}),
     # what brings them together
     "ranks": (set(), set()),
@@ -95,7 +97,10 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {"omegaconf", "lightning"},
     ),
     "follower": ({"folder", "record", "run"}, set()),
-    "predictor": ({"checkpoints", "config", "data", "fitting", "folder", "prepare", "run", "tasks"}, {"pandas"}),
+    "predictor": (
+        {"callbacks", "checkpoints", "config", "data", "fitting", "folder", "prepare", "run", "same_data", "tasks"},
+        {"omegaconf", "pandas"},
+    ),
     "job": (
         {"analysis", "catalogue", "checkout", "checkpoints", "config", "folder", "prepare", "record", "run", "summary"},
         {"hydra", "omegaconf"},

@@ -254,7 +254,8 @@ def test_a_run_leaves_one_event_file_and_no_other_file_of_tensorboard(fit):
     (events,) = (folder / "tensorboard").iterdir()
     assert events.name.startswith("events.out.tfevents.")
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("checkpoints", "config.yaml", "data_spec.json", "facts.json", "metrics.csv", "result.json", "run.json"),
+        *("checkpoints", "config.yaml", "data_spec.json", "facts.json", "members.npz", "metrics.csv"),
+        *("result.json", "run.json"),
         "tensorboard",
     ]
 
@@ -262,7 +263,7 @@ def test_a_run_leaves_one_event_file_and_no_other_file_of_tensorboard(fit):
 def test_a_run_without_loggers_writes_no_metrics(fit):
     _, folder = fit(*SMALL, "logger=[]")
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("checkpoints", "config.yaml", "data_spec.json", "facts.json", "result.json", "run.json")
+        *("checkpoints", "config.yaml", "data_spec.json", "facts.json", "members.npz", "result.json", "run.json")
     ]
 
 

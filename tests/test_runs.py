@@ -67,6 +67,7 @@ def test_a_run_folder_has_every_file(finished: Path) -> None:
         "config.yaml",
         "data_spec.json",
         "facts.json",
+        "members.npz",
         "metrics.csv",
         "result.json",
         "run.json",

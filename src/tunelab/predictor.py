@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,22 +15,28 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from omegaconf import DictConfig
 
+from tunelab.callbacks.members import Passing, Watch
 from tunelab.checkpoints import read_checkpoint
 from tunelab.config import validate_targets
 from tunelab.data.columns import encode
 from tunelab.data.files import read_file
 from tunelab.data.folders import ENDINGS
 from tunelab.data.images import read_images
+from tunelab.data.memory import SplitData
 from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError
 from tunelab.fitting import build
 from tunelab.folder import RunFolder
 from tunelab.prepare import prepare_process
 from tunelab.run import has_examples
+from tunelab.same_data import WORDS, settle
 from tunelab.spec import DataSpec
 from tunelab.tasks.parts import check_weights
 from tunelab.tasks.supervised import SupervisedTask
+
+log = logging.getLogger("tunelab")
 
 ROWS_AT_ONCE = 1024
 
@@ -183,26 +190,46 @@ def load(folder: str | Path, checkpoint: str = "best") -> Predictor:
     return Predictor(task.eval(), task.spec)
 
 
-def evaluate(folder: str | Path, checkpoint: str = "best", part: str = "test") -> dict[str, float]:
+def evaluate(
+    folder: str | Path,
+    checkpoint: str = "best",
+    part: str = "test",
+    *,
+    changed: str = "refuse",
+    paths: Mapping[str, str] | None = None,
+) -> dict[str, float]:
     """Scores a run's checkpoint on a part of its data, as the run itself did. Each look is noted in the run's folder.
 
     Args:
         folder: The run's folder.
         checkpoint: `best` or `last`.
         part: `test` or `val`.
+        changed: What to do if the data is not what the run had: `refuse`; score the examples that are `unseen`, that
+            neither trained the model nor chose its checkpoint; or `ignore` it, and score the part as it is dealt now.
+        paths: Where the data is now, by `path`, `val_path` or `test_path`, if it was moved.
 
     Returns:
         Each metric by name, such as test/accuracy.
 
     Raises:
-        ConfigError: If the folder is not a run's, its checkpoint is damaged, or its data has no such part.
+        ConfigError: If the folder is not a run's, its checkpoint is damaged, or its data has no such part or has
+            changed.
     """
     run = RunFolder.find(folder, "run")
     cfg = run.config
+    if changed not in WORDS:
+        raise ConfigError(f"`changed` must be {' or '.join(WORDS)}, got {changed}. Try changed=unseen.")
+    _move(cfg, paths or {})
     prepare_process(cfg)
     task = load(folder, checkpoint).task
     data = build(cfg.data)
+    if isinstance(data, SplitData):
+        data.known = task.spec  # examples are encoded as in training, whatever they are now
+    data.prepare_data()
     data.setup("test")
+    passing = None if hasattr(data, "members") else Passing()
+    if passing is None:
+        _tell(settle(run, cfg, data, part, changed))
     if not has_examples(data, part):
         raise ConfigError(f"`part` must have examples, got {part}, of which this run's data has none.")
     if not torch.cuda.is_available():
@@ -212,9 +239,32 @@ def evaluate(folder: str | Path, checkpoint: str = "best", part: str = "test") -
         cfg.trainer,
         **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
     )
+    if passing is not None:
+        trainer.callbacks.append(Watch(passing))
     (trainer.test if part == "test" else trainer.validate)(task, datamodule=data, verbose=False)
+    if passing is not None:
+        found = passing.members()
+        _tell(settle(run, cfg, data, part, changed, {} if found is None else {part: found}))
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
     look = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "checkpoint": checkpoint, **scores}
+    if changed != "refuse":
+        look["changed"] = changed
     with (run.path / "evaluations.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(look) + "\n")
     return scores
+
+
+def _move(cfg: DictConfig, paths: Mapping[str, str]) -> None:
+    """Has a recipe read its data from where it is now."""
+    for key, path in paths.items():
+        if cfg.data.get(key) is None:
+            named = [f"data.{name}" for name in ("path", "val_path", "test_path") if cfg.data.get(name)]
+            raise ConfigError(
+                f"`data.{key}` must be of this run's data, which has {', '.join(named) or 'no path'}. Leave it out."
+            )
+        cfg.data[key] = str(Path(path).expanduser().absolute())
+
+
+def _tell(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        log.warning("%s", sentence)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from tunelab import ranks
 from tunelab.callbacks import Checkpoint as OwnCheckpoint
-from tunelab.callbacks import Clock, Facts, Interrupted, Interrupts, NotFiniteError, Objective, noticed
+from tunelab.callbacks import Clock, Facts, Interrupted, Interrupts, MembersFile, NotFiniteError, Objective, noticed
 from tunelab.checkpoints import disk_full_in_words, epochs_done, read_checkpoint
 from tunelab.ends import ended_by, still_ends
 from tunelab.errors import ConfigError, RunFailed
@@ -65,7 +65,9 @@ def train(
         with ranks.for_run(cfg, folder, checkpoint):
             # the objective comes first, as others read what it found; the clock last, once the loggers have connected
             opening = Opening(cfg, start, folder, over)
-            trainer = build_trainer(cfg, folder, [objective, opening, Facts(folder), *callbacks, interrupts, clock])
+            trainer = build_trainer(
+                cfg, folder, [objective, opening, Facts(folder), MembersFile(folder), *callbacks, interrupts, clock]
+            )
             EpochLoop(trainer, interrupts, cfg.seed)
             with _logging(trainer, first_step if checkpoint and leads else None):
                 try:

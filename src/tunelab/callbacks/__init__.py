@@ -11,6 +11,7 @@ from tunelab.callbacks.gradients import Gradients
 from tunelab.callbacks.histograms import Histograms
 from tunelab.callbacks.interrupts import Interrupted, Interrupts
 from tunelab.callbacks.learning_rate import LearningRate
+from tunelab.callbacks.members import MembersFile
 from tunelab.callbacks.objective import Objective
 from tunelab.callbacks.pinpoint import Origin, Pinpoint, ReplayEnded
 from tunelab.callbacks.progress import Progress
@@ -31,6 +32,7 @@ __all__ = [
     "Interrupted",
     "Interrupts",
     "LearningRate",
+    "MembersFile",
     "NotFiniteError",
     "Objective",
     "Origin",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.spec import DataSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def known_codes(codes: NDArray[Any], names: Sequence[str], known: DataSpec, key: str) -> NDArray[np.int64]:
@@ -103,3 +106,26 @@ def check_shape(
             f"`{key}` must have {words[not known.class_names]} as targets, as in training, got "
             f"{words[not classes]}. Name the data of that run."
         )
+
+
+def unknown_categories(inputs: NDArray[np.float32], rows: pd.DataFrame, known: DataSpec) -> list[str]:
+    """A phrase for each column that has categories without an input of their own.
+
+    Args:
+        inputs: The encoded rows, shape (rows, features).
+        rows: As they stand in the file.
+        known: What the model knows of its data.
+    """
+    phrases, start = [], 0
+    for column in known.columns:
+        end = start + len(column.features)
+        if column.kind == "category" and column.features:
+            unknown = ~inputs[:, start:end].any(axis=1)
+            if not column.has_missing:
+                unknown &= rows[column.name].notna().to_numpy(dtype=bool)
+            if unknown.any():
+                such = on_one_line(rows[column.name].to_numpy()[unknown][0])
+                rows_have = f"{unknown.sum():,} rows have a {on_one_line(column.name)}"
+                phrases.append(f"{rows_have} that was rare or unseen in training, such as {such}")
+        start = end
+    return phrases

@@ -138,6 +138,7 @@ class SplitData(LightningDataModule):
         known: Set before it is read, what a model knows of it: examples are encoded by it, and nothing is fitted.
         parts: The examples of each part, once they are read.
         hashes: By which the inputs of each part are known again, from a source that finds them as it reads.
+        strange: What examples have that the model does not know, a phrase each.
     """
 
     def __init__(self, *, batch_size: int | str, shuffle: bool, seed: int) -> None:
@@ -147,6 +148,7 @@ class SplitData(LightningDataModule):
         self.known: DataSpec | None = None
         self.parts: Parts = {}
         self.hashes: dict[str, Hashes] = {}
+        self.strange: list[str] = []
 
     def read(self) -> tuple[DataSpec, Parts]:
         """What the data says of itself, and the tensors of its `train`, `val` and `test` part."""
@@ -155,7 +157,8 @@ class SplitData(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.spec is None:
             self.spec, self.parts = self.read()
-            check_batch_size(self.batch_size, len(self.parts["train"][0]))
+            if stage == "fit" or self.known is None:
+                check_batch_size(self.batch_size, len(self.parts["train"][0]))
 
     def members(self) -> dict[str, Hashes]:
         """Which examples each part has, as the model takes them: shape (examples, 2), of its inputs and its target."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tunelab.data.arrays import ArrayData
 from tunelab.data.columns import encode, fit_columns
 from tunelab.data.files import read_csv, read_parquet
-from tunelab.data.known import known_codes
+from tunelab.data.known import known_codes, unknown_categories
 from tunelab.data.memory import Parts
 from tunelab.data.numbers import Decimal
 from tunelab.data.reading import ReadingRules, decide
@@ -113,7 +113,11 @@ class TableData(ArrayData):
         spec = self.known or self._fit(rows.iloc[parts["train"]], columns, targets[parts["train"]], names)
         self._say(spec, {part: len(indices) for part, indices in parts.items()}, targets)
         scaled = targets if names else ((targets - spec.target_mean) / spec.target_std).astype(np.float32)
-        return spec, {part: self._part(rows, scaled, spec, part, indices) for part, indices in parts.items()}
+        found = {part: self._part(rows, scaled, spec, part, indices) for part, indices in parts.items()}
+        if self.known is not None:
+            inputs = np.concatenate([own.numpy() for own, _ in found.values()])
+            self.strange = unknown_categories(inputs, rows.iloc[np.concatenate([*parts.values()])], spec)
+        return spec, found
 
     def _columns(self, rows: pd.DataFrame) -> dict[str, Column]:
         """How each column is read: as the model knows it, or as its values say."""

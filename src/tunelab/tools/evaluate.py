@@ -14,6 +14,7 @@ def check(cfg: DictConfig, user_keys: list[str]) -> None:
     required(cfg, "run")
     one_of(cfg, "checkpoint", CHECKPOINTS)
     one_of(cfg, "part", ["test", "val"])
+    one_of(cfg, "changed", ["refuse", "unseen", "ignore"])
     RunFolder.find(cfg.run, "run").checkpoint(cfg.checkpoint)
 
 
@@ -24,6 +25,8 @@ def run(cfg: DictConfig) -> None:
     if cfg.checkpoint == "best" and result.get("validations") == 0:
         log.warning("This run had no validation: its best.ckpt is its last state.")
     reported = result.get("test") or {}
-    for name, value in evaluate(cfg.run, cfg.checkpoint, cfg.part).items():
+    paths = {key: path for key, path in cfg.data.items() if path}
+    scores = evaluate(cfg.run, cfg.checkpoint, cfg.part, changed=cfg.changed, paths=paths)
+    for name, value in scores.items():
         told = f"   (the run reported {reported[name]:.4f})" if name in reported else ""
         print(f"{name:16} {value:.4f}{told}")

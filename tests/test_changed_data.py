@@ -1,0 +1,233 @@
+"""Data that is not what it was: a run's score is the one it reported, bit for bit, or is refused with what changed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_command import typed
+
+import tunelab
+from tunelab.errors import ConfigError
+from tunelab.predictor import evaluate
+
+SMALL = ("size=tiny", "epochs=2", "threads=1", "logger=[]", "callbacks=[checkpoint]", "hydra.run.dir=run")
+
+
+def trained(folder: Path, *words: str) -> Path:
+    outcome = typed(folder, *words, *SMALL)
+    assert outcome.code == 0, outcome.err
+    return folder / "run"
+
+
+def reported(run: Path) -> dict[str, float]:
+    scores = json.loads((run / "result.json").read_text())["test"]
+    assert isinstance(scores, dict)
+    return scores
+
+
+def outcome_of(run: Path, **how: Any) -> str:
+    """`the same score`, `another score`, or the refusal."""
+    try:
+        scores = evaluate(run, **how)
+    except ConfigError as error:
+        return str(error)
+    return "the same score" if scores == reported(run) else f"another score: {scores}"
+
+
+def table(rows: int = 120, seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "age": random.integers(18, 90, rows),
+            "income": random.lognormal(10, 1, rows).round(2),
+            "city": random.choice(["bern", "oslo", "rome"], rows),
+        }
+    )
+    frame.loc[random.choice(rows, rows // 10, replace=False), "income"] = np.nan
+    frame["buys"] = np.where(
+        frame["age"] + 20 * (frame["city"] == "oslo") + random.normal(0, 9, rows) > 55, "yes", "no"
+    )
+    frame["spent"] = (frame["age"] * 3.5 + random.normal(0, 5, rows)).round(3)
+    return frame
+
+
+# what is done to a table, and what is then said; an empty text where the score must be the one reported
+TABLE_CHANGES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "nothing": (lambda t: t, ""),
+    "a new order of the columns": (lambda t: t[t.columns[::-1]], ""),
+    "a column more": (lambda t: t.assign(note="new"), ""),
+    "rows appended": (lambda t: pd.concat([t, table(40, 1)]), r"160 examples in all, 120 then; 40 not among them then"),
+    "rows dropped": (lambda t: t.drop(index=range(0, 120, 4)), r"90 examples in all, 120 then; 30 of then are gone"),
+    "rows shuffled": (lambda t: t.sample(frac=1, random_state=3), r"the same ones in another order; of the 12 test"),
+    "a value changed in every row": (lambda t: t.assign(age=t["age"] + 1), r"120 not among them then"),
+    "a category renamed": (
+        lambda t: t.assign(city=t["city"].replace("oslo", "kristiania")),
+        r"\d+ rows have a city that was rare or unseen in training, such as kristiania",
+    ),
+    "a category added": (
+        lambda t: pd.concat([t, table(20, 1).assign(city="ulm")]),
+        r"20 not among them then.*20 rows have a city that was rare or unseen in training, such as ulm",
+    ),
+    "a column renamed": (lambda t: t.rename(columns={"income": "salary"}), r"is missing: income"),
+    "a column removed": (lambda t: t.drop(columns="age"), r"is missing: age"),
+    "another file of the same name": (lambda _: table(120, 7), r"1(19|20) of then are gone"),
+    "texts among the numbers": (lambda t: t.assign(age=t["age"].astype(str) + " years"), r"`data\.path` must have "),
+}
+
+CLASS_CHANGES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "a class renamed": (
+        lambda t: t.assign(buys=t["buys"].replace("yes", "si")),
+        r"must have the classes .* no, yes; got si in \d+ of 120 examples, and none of yes",
+    ),
+    "a class added": (lambda t: pd.concat([t, table(20, 1).assign(buys="maybe")]), r"got maybe in 20 of 140 examples"),
+    "classes that sort otherwise": (lambda t: t.assign(buys=t["buys"].replace("no", "zero")), r"got zero in"),
+    "a class removed": (lambda t: t[t["buys"] == "yes"], r"of then are gone"),
+    "another target in some rows": (
+        lambda t: t.assign(buys=t["buys"].where(t.index % 3 > 0, "yes")),
+        r"\d+ have another target",
+    ),
+}
+
+NUMBER_CHANGES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "another target in every row": (lambda t: t.assign(spent=t["spent"] * 2), r"120 have another target"),
+    "classes for numbers": (lambda t: t.assign(spent="much"), r"texts such as much"),
+}
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_parquet(path, index=False) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """By kind a run, and the file that it was trained on."""
+    found = {}
+    for kind, target in (("csv", "buys"), ("parquet", "buys"), ("csv numbers", "spent")):
+        folder = tmp_path_factory.mktemp("table")
+        path = folder / f"data.{kind.split()[0]}"
+        write(table(), path)
+        words = (f"data={kind.split()[0]}", f"data.path={path}", f"data.target={target}")
+        others = ("data.drop=[spent]",)
+        if target == "spent":
+            others = ("data.drop=[buys]", "task=regression", "loss=mse", "objective=val/rmse")
+        found[kind] = trained(folder, *words, *others), path
+    return found
+
+
+CASES = [
+    *((kind, change) for kind in ("csv", "parquet", "csv numbers") for change in TABLE_CHANGES),
+    *((kind, change) for kind in ("csv", "parquet") for change in CLASS_CHANGES),
+    *(("csv numbers", change) for change in NUMBER_CHANGES),
+]
+
+
+@pytest.mark.parametrize(("kind", "change"), CASES)
+def test_a_table_that_changed_scores_the_same_or_is_refused_with_what_changed(
+    kind: str, change: str, tables: dict[str, tuple[Path, Path]]
+) -> None:
+    run, path = tables[kind]
+    make, expected = {**TABLE_CHANGES, **CLASS_CHANGES, **NUMBER_CHANGES}[change]
+    write(make(table()), path)
+    said = outcome_of(run)
+    if expected:
+        assert re.search(expected, said), said
+    else:
+        assert said == "the same score"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_several_changes_at_once_never_move_a_score_in_silence(seed: int, tables: dict[str, tuple[Path, Path]]) -> None:
+    random = np.random.default_rng(seed)
+    kind = ("csv", "csv numbers")[seed % 2]
+    run, path = tables[kind]
+    changes = {**TABLE_CHANGES, **(CLASS_CHANGES if kind == "csv" else NUMBER_CHANGES)}
+    frame = table()
+    for name in random.choice(list(changes), 3, replace=False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("warnings.warn", lambda *_, **__: None)
+            try:
+                frame = changes[name][0](frame).reset_index(drop=True)
+            except KeyError:  # a column that an earlier change took away
+                continue
+    write(frame, path)
+    said = outcome_of(run)
+    assert not said.startswith("another score")
+
+
+def test_a_grown_table_is_scored_on_what_the_model_has_not_met_if_that_is_asked_for(
+    tables: dict[str, tuple[Path, Path]], caplog: pytest.LogCaptureFixture
+) -> None:
+    run, path = tables["csv"]
+    fresh = table(40, 1)
+    write(pd.concat([fresh, table().sample(frac=1, random_state=3)]), path)
+    scores = evaluate(run, changed="unseen")
+    assert "Scored are the 52 examples that it has not met" in caplog.text  # 12 test rows of then and 40 new ones
+    predicted = tunelab.load(run).predict(fresh)["prediction"]
+    right = (predicted == fresh["buys"]).sum() + 12 * reported(run)["test/accuracy"]
+    assert scores["test/accuracy"] == pytest.approx(right / 52, abs=1e-6)
+
+
+def test_the_unseen_examples_of_a_shuffled_table_are_the_test_part_bit_for_bit(
+    tables: dict[str, tuple[Path, Path]],
+) -> None:
+    run, path = tables["csv numbers"]
+    write(table().sample(frac=1, random_state=3), path)
+    assert outcome_of(run, changed="unseen") == "the same score"
+
+
+def test_a_moved_file_is_named_by_its_path_and_other_paths_are_refused(
+    tables: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    run, path = tables["csv"]
+    write(table(), tmp_path / "moved.csv")
+    path.unlink()
+    assert "which does not exist" in outcome_of(run)
+    assert outcome_of(run, paths={"path": str(tmp_path / "moved.csv")}) == "the same score"
+    assert "`data.test_path` must be of this run's data, which has data.path" in outcome_of(
+        run, paths={"test_path": str(tmp_path / "moved.csv")}
+    )
+    assert "`changed` must be refuse or unseen or ignore, got yes" in outcome_of(run, changed="yes")
+
+
+def test_the_command_refuses_changed_data_without_a_traceback_and_goes_on_by_a_word(
+    tables: dict[str, tuple[Path, Path]],
+) -> None:
+    run, path = tables["csv"]
+    write(pd.concat([table(), table(40, 1)]), path)
+    refused = typed(run.parent, "run=run", script="scripts/evaluate.py")
+    assert (refused.code, refused.out) == (1, "")
+    assert "type changed=unseen to score the 52 examples" in refused.err
+    looks = (run / "evaluations.jsonl").read_text().splitlines()
+    done = typed(run.parent, "run=run", "changed=unseen", script="scripts/evaluate.py")
+    assert done.code == 0, done.err
+    new = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()[len(looks) :]]
+    assert [look["changed"] for look in new] == ["unseen"]
+
+
+# ---- runs from before examples were recorded
+
+
+def test_a_run_without_a_record_of_its_examples_is_compared_by_its_files(
+    tables: dict[str, tuple[Path, Path]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, path = tables["csv"]
+    run = Path(shutil.copytree(before, tmp_path / "old"))
+    (run / "members.npz").unlink()
+    write(table(), path)
+    assert outcome_of(run) == "the same score"
+    assert "could not be compared" not in caplog.text  # the file has its checksum
+    write(pd.concat([table(), table(40, 1)]), path)
+    assert re.search(r"data\.path 3301 bytes.*not recorded.*changed=ignore", outcome_of(run))
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({key: value for key, value in record.items() if key != "data"}))
+    write(table(), path)
+    assert outcome_of(run) == "the same score"
+    assert "whether the data is still the same could not be compared" in caplog.text
