@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from test_command import typed
 
 import tunelab
@@ -210,6 +211,97 @@ def test_the_command_refuses_changed_data_without_a_traceback_and_goes_on_by_a_w
     assert done.code == 0, done.err
     new = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()[len(looks) :]]
     assert [look["changed"] for look in new] == ["unseen"]
+
+
+# ---- images
+
+
+def draw(folder: Path, names: tuple[str, ...] = ("circle", "square", "star"), each: int = 30, seed: int = 0) -> Path:
+    """A folder of images of noise, brighter from class to class, a folder for each class."""
+    random = np.random.default_rng(seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    for place, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = random.integers(60 * place, 60 * place + 120, (8, 8)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
+    return folder
+
+
+def rename_images(folder: Path) -> None:
+    for path in sorted(folder.rglob("*.png")):
+        path.rename(path.with_stem(f"{7 * int(path.stem) % 30:03}-new"))
+
+
+def overdraw(folder: Path) -> None:
+    for path in (folder / "star").iterdir():
+        Image.new("L", (8, 8), int(path.stem) * 8).save(path)
+
+
+FOLDER_CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "nothing": (lambda _: None, ""),
+    "a text file beside them": (lambda f: (f / "circle" / "readme.txt").write_text("what"), ""),
+    "the time of every file": (lambda f: [path.touch() for path in f.rglob("*.png")], ""),
+    "a class renamed": (
+        lambda f: (f / "circle").rename(f / "zebra"),
+        r"must have the classes .* circle, square, star; got zebra in 30 of 90 examples, and none of circle",
+    ),
+    "a class added": (lambda f: shutil.copytree(f / "star", f / "sun"), r"got sun in 30 of 120 examples"),
+    "a class removed": (lambda f: shutil.rmtree(f / "circle"), r"60 examples in all, 90 then; 30 of then are gone"),
+    "two classes swapped": (
+        lambda f: [(f / a).rename(f / b) for a, b in (("star", "x"), ("square", "star"), ("x", "square"))],
+        r"60 have another target",
+    ),
+    "images added": (
+        lambda f: [shutil.copy(path, path.with_stem("new")) for path in f.rglob("000.png")],
+        r"93 examples in all, 90 then; 3 not among them then",
+    ),
+    "images removed": (lambda f: [p.unlink() for p in f.rglob("00*.png")], r"30 of then are gone"),
+    "images in another order": (rename_images, r"the same ones in another order"),
+    "the images of a class overdrawn": (overdraw, r"30 not among them then; 30 of then are gone"),
+}
+
+
+@pytest.fixture(scope="module", params=["true", "false"], ids=["in memory", "read by batch"])
+def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("images")
+    path = draw(folder / "drawn")
+    how = (f"data.in_memory={request.param}", "data.workers=0", "data.color=grey")
+    return trained(folder, "data=image_folder", f"data.path={path}", *how), path
+
+
+@pytest.mark.parametrize("change", FOLDER_CHANGES)
+def test_a_folder_of_images_that_changed_scores_the_same_or_is_refused(change: str, images: tuple[Path, Path]) -> None:
+    run, path = images
+    make, expected = FOLDER_CHANGES[change]
+    make(draw(path))
+    said = outcome_of(run)
+    if expected:
+        assert re.search(expected, said), said
+        if "not among" in expected:
+            assert outcome_of(run, changed="unseen").startswith("another score")
+    else:
+        assert said == "the same score"
+
+
+def test_what_changed_in_the_training_part_alone_is_said_and_moves_no_score(
+    images: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run, path = images
+    Image.new("L", (8, 8), 200).save(draw(path) / "star" / "003.png")
+    assert outcome_of(run) == "the same score"
+    assert "Of this run's data train has changed, but not its test examples." in caplog.text
+
+
+def test_a_folder_of_images_may_lie_elsewhere_and_be_in_another_order(
+    images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, path = images
+    shutil.rmtree(path)
+    moved = draw(tmp_path / "moved")
+    assert outcome_of(run, paths={"path": str(moved)}) == "the same score"
+    rename_images(moved)
+    assert outcome_of(run, paths={"path": str(moved)}, changed="unseen") == "the same score"
 
 
 # ---- runs from before examples were recorded

@@ -99,7 +99,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "follower": ({"folder", "record", "run"}, set()),
     "predictor": (
         {"callbacks", "checkpoints", "config", "data", "fitting", "folder", "prepare", "run", "same_data", "tasks"},
-        {"omegaconf", "pandas"},
+        {"lightning", "omegaconf", "pandas"},
     ),
     "job": (
         {"analysis", "catalogue", "checkout", "checkpoints", "config", "folder", "prepare", "record", "run", "summary"},

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from lightning import Callback, Trainer
 from numpy.typing import ArrayLike, NDArray
 from omegaconf import DictConfig
 
@@ -232,15 +233,7 @@ def evaluate(
         _tell(settle(run, cfg, data, part, changed))
     if not has_examples(data, part):
         raise ConfigError(f"`part` must have examples, got {part}, of which this run's data has none.")
-    if not torch.cuda.is_available():
-        cfg.trainer.accelerator = "cpu"
-    cfg.trainer.devices, cfg.trainer.strategy = 1, "auto"  # each example once, whoever trained
-    trainer = build(
-        cfg.trainer,
-        **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
-    )
-    if passing is not None:
-        trainer.callbacks.append(Watch(passing))
+    trainer = _trainer(cfg, [] if passing is None else [Watch(passing)])
     (trainer.test if part == "test" else trainer.validate)(task, datamodule=data, verbose=False)
     if passing is not None:
         found = passing.members()
@@ -252,6 +245,16 @@ def evaluate(
     with (run.path / "evaluations.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(look) + "\n")
     return scores
+
+
+def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> Trainer:
+    """One that only scores, on one device: each example once, whoever trained."""
+    if not torch.cuda.is_available():
+        cfg.trainer.accelerator = "cpu"
+    cfg.trainer.devices, cfg.trainer.strategy = 1, "auto"
+    silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer: Trainer = build(cfg.trainer, callbacks=callbacks, **dict.fromkeys(silent, False))
+    return trainer
 
 
 def _move(cfg: DictConfig, paths: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tunelab.data.splits import Indices
 from tunelab.data.values import on_one_line
 from tunelab.data.workers import WorkerLoader, worker_context
 from tunelab.errors import ConfigError, counted
+from tunelab.hashing import Hashes, hashes
 from tunelab.spec import DataSpec
 
 log = logging.getLogger("tunelab")
@@ -89,6 +90,11 @@ class PictureReader:
         refuse(problems, pixels.shape[1:], len(self.numbers))
         return torch.from_numpy(self.spec.normalize(pixels)), self.targets[indices]
 
+    def joined(self, chosen: Sequence[tuple[PictureReader, Tensor]]) -> PictureReader:
+        """Images of several parts as those of one."""
+        numbers = np.concatenate([reader.numbers[places.numpy()] for reader, places in chosen])
+        return replace(self, numbers=numbers, targets=torch.cat([r.targets[places] for r, places in chosen]))
+
 
 class PictureData(ArrayData):
     """A source of pictures with a class each.
@@ -143,7 +149,8 @@ class PictureData(ArrayData):
         if not fits:
             self._prepare_workers(gigabytes, total)
         pixels = {part: np.empty((len(own), *shape), depth) for part, own in numbers.items()} if fits else {}
-        counts, left_out = scan(found.files, numbers, self.decoder, shape, depth, pixels)
+        self.hashes = {part: np.empty(len(own), np.int64) for part, own in numbers.items()}
+        counts, left_out = scan(found.files, numbers, self.decoder, shape, depth, pixels, self.hashes)
         spec = self.known or _fit_spec(counts, shape, found, numbers["train"])
         if self.known is None:
             refuse_dark(int(np.flatnonzero(counts.any(axis=0))[-1]), left_out)
@@ -217,6 +224,7 @@ def scan(
     shape: tuple[int, ...],
     depth: np.dtype[Any],
     pixels: Mapping[str, Pixels],
+    seen: Mapping[str, Hashes],
 ) -> tuple[NDArray[np.int64], Counter[str]]:
     """Reads every image once, in threads: Pillow decodes without holding the interpreter.
 
@@ -227,6 +235,7 @@ def scan(
         shape: (channels, height, width) that each must have.
         depth: The type of value that each must have, uint8 or uint16.
         pixels: Where to keep those of each part, shape (examples, channels, height, width); empty to keep none.
+        seen: Where to keep by what each image is known again, shape (examples,) for each part.
 
     Returns:
         How often each value occurs in the training part, shape (channels, 256 or 65536), and of how many images
@@ -241,6 +250,7 @@ def scan(
         own = numbers[part][start : start + CHUNK]
         space = pixels[part][start : start + CHUNK] if pixels else np.empty((len(own), *shape), depth)
         problems, without = decode(files, own, decoder, space)
+        seen[part][start : start + CHUNK] = hashes(torch.from_numpy(space))
         if part != "train" or problems:
             return 0, problems, without, len(own)
         counts = np.stack([np.bincount(space[:, c].ravel(), minlength=levels) for c in range(shape[0])])
