@@ -206,11 +206,48 @@ def test_the_command_refuses_changed_data_without_a_traceback_and_goes_on_by_a_w
     refused = typed(run.parent, "run=run", script="scripts/evaluate.py")
     assert (refused.code, refused.out) == (1, "")
     assert "type changed=unseen to score the 52 examples" in refused.err
-    looks = (run / "evaluations.jsonl").read_text().splitlines()
+    notes = run / "evaluations.jsonl"
+    looks = notes.read_text().splitlines() if notes.exists() else []
     done = typed(run.parent, "run=run", "changed=unseen", script="scripts/evaluate.py")
     assert done.code == 0, done.err
-    new = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()[len(looks) :]]
+    new = [json.loads(line) for line in notes.read_text().splitlines()[len(looks) :]]
     assert [look["changed"] for look in new] == ["unseen"]
+
+
+# ---- taken up again, and repeated
+
+
+@pytest.mark.parametrize(
+    "change", ["nothing", "a column more", "rows appended", "a category renamed", "a class renamed"]
+)
+def test_a_run_is_resumed_and_repeated_on_its_own_data_alone(
+    change: str, tables: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    trained_before, path = tables["csv"]
+    write(table(), path)
+    run = Path(shutil.copytree(trained_before, tmp_path / "run"))
+    files = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    make, expected = {**TABLE_CHANGES, **CLASS_CHANGES}[change]
+    write(make(table()), path)
+    repeated = typed(tmp_path, "repeat=run", "hydra.run.dir=repeated")
+    resumed = typed(tmp_path, "resume=run", "epochs=3")
+    if not expected:
+        assert (repeated.code, resumed.code) == (0, 0), repeated.err + resumed.err
+        assert reported(tmp_path / "repeated") == reported(trained_before)
+        assert (tmp_path / "repeated" / "members.npz").read_bytes() == files[run / "members.npz"]
+        assert outcome_of(run) == "the same score"
+        return
+    for key, outcome in (("repeat", repeated), ("resume", resumed)):
+        assert outcome.code == 1
+        assert re.search(expected, outcome.err), outcome.err
+        assert "Traceback" not in outcome.err
+        if "class" not in change:
+            assert f"`{key}` must have the data that the run was trained on" in outcome.err
+            assert "train anew on what it is now: python train.py" in outcome.err
+    assert not (tmp_path / "repeated").exists()
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"} == {
+        p: content for p, content in files.items() if p.name != "train.log"
+    }
 
 
 # ---- images

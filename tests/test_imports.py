@@ -69,7 +69,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "summary": ({"analysis"}, {"rich"}),
     "record": ({"folder", "own_code"}, {"omegaconf"}),
     "members": (set(), set()),
-    "same_data": ({"folder", "members", "record"}, {"omegaconf"}),
+    "same_data": ({"folder", "hashing", "members", "record"}, {"omegaconf"}),
     "checkpoints": ({"folder"}, {"lightning"}),
     # a fit
     "loggers": ({"folder"}, {"lightning", "tensorboard"}),
@@ -92,13 +92,25 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "run": (
         {
             *("callbacks", "checkpoints", "ends", "fitting", "folder", "lean", "loop", "opening", "prepare", "ranks"),
-            *("record", "replay", "tuning"),
+            *("record", "replay", "same_data", "tuning"),
         },
         {"omegaconf", "lightning"},
     ),
     "follower": ({"folder", "record", "run"}, set()),
     "predictor": (
-        {"callbacks", "checkpoints", "config", "data", "fitting", "folder", "prepare", "run", "same_data", "tasks"},
+        {
+            "callbacks",
+            "checkpoints",
+            "config",
+            "data",
+            "fitting",
+            "folder",
+            "hashing",
+            "prepare",
+            "run",
+            "same_data",
+            "tasks",
+        },
         {"lightning", "omegaconf", "pandas"},
     ),
     "job": (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 CHUNK_BYTES = 2**21
 """Of inputs that are hashed at once: what fits into a cache."""
@@ -38,3 +41,26 @@ def _odd_numbers(count: int) -> Hashes:
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((numbers ^ (numbers >> np.uint64(31))) | np.uint64(1)).view(np.int64)
+
+
+class Passing:
+    """The examples of batches as they pass by, of a data module that does not say which it has."""
+
+    def __init__(self) -> None:
+        self._found: list[Hashes] | None = []  # None once a batch is not of examples
+
+    def add(self, batch: Any) -> None:
+        """Takes note of a batch: tensors, each with a row for each example, the last of them the target."""
+        leaves = tree_leaves(batch)
+        rows = {len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else -1 for leaf in leaves}
+        if self._found is None or len(leaves) < 2 or len(rows) != 1 or -1 in rows:
+            self._found = None
+            return
+        inputs = np.zeros(rows.pop(), np.int64)
+        for leaf in leaves[:-1]:
+            inputs = inputs * np.int64(3) + hashes(leaf)
+        self._found.append(np.stack([inputs, hashes(leaves[-1])], 1))
+
+    def members(self) -> Hashes | None:
+        """What `SplitData.members` says of a part; None if nothing is known."""
+        return np.concatenate(self._found) if self._found else None

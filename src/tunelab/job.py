@@ -139,7 +139,8 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
         run = RunFolder.find(cfg.repeat, "repeat")
         before, recipe = run.record, run.config
         recipe.name = cfg.name
-        return recipe, Start(command, before["overrides"], before["choices"], here, repeated=before), None
+        start = Start(command, before["overrides"], before["choices"], here, before, repeated_from=run.path)
+        return recipe, start, None
     if cfg.resume:
         run = RunFolder.find(cfg.resume, "resume")
         changed = {o.split("=")[0].lstrip("+~").split(".")[0] for o in job.overrides.task} & set(RESUME_MAY_CHANGE)

@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,15 @@ class Comparison:
     now: Members
     strange: list[str] = field(default_factory=list)
 
+    @cached_property
+    def now_sums(self) -> dict[str, str]:
+        """How many examples the parts that can be compared have now, and what they come to in their order."""
+        return {part: sum_of(own) for part, own in self.now.items() if part in self.kept.sums}
+
     @property
     def differing(self) -> list[str]:
         """The parts that are not what they were, in any way."""
-        sums = {part: sum_of(own) for part, own in self.now.items() if part in self.kept.sums}
-        return [part for part, text in sums.items() if text != self.kept.sums[part]]
+        return [part for part, text in self.now_sums.items() if text != self.kept.sums[part]]
 
     @property
     def uncompared(self) -> list[str]:

@@ -18,7 +18,7 @@ from lightning import Callback, Trainer
 from numpy.typing import ArrayLike, NDArray
 from omegaconf import DictConfig
 
-from tunelab.callbacks.members import Passing, Watch
+from tunelab.callbacks.members import Watch
 from tunelab.checkpoints import read_checkpoint
 from tunelab.config import validate_targets
 from tunelab.data.columns import encode
@@ -30,6 +30,7 @@ from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError
 from tunelab.fitting import build
 from tunelab.folder import RunFolder
+from tunelab.hashing import Passing
 from tunelab.prepare import prepare_process
 from tunelab.run import has_examples
 from tunelab.same_data import WORDS, settle

@@ -65,6 +65,7 @@ class Start:
         choices: The option of each group.
         checkout: The git commit it was asked for in, and whether something was changed since; None outside a checkout.
         repeated: The record of the run that this one is to repeat.
+        repeated_from: The folder of that run.
     """
 
     command: str
@@ -72,6 +73,7 @@ class Start:
     choices: Mapping[str, Any]
     checkout: Mapping[str, Any] | None = None
     repeated: Mapping[str, Any] | None = None
+    repeated_from: Path | None = None
 
 
 def record(folder: Path, cfg: DictConfig, start: Start) -> None:

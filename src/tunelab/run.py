@@ -19,7 +19,7 @@ from tunelab.callbacks import Clock, Facts, Interrupted, Interrupts, MembersFile
 from tunelab.checkpoints import disk_full_in_words, epochs_done, read_checkpoint
 from tunelab.ends import ended_by, still_ends
 from tunelab.errors import ConfigError, RunFailed
-from tunelab.fitting import build_trainer, fit_aside, parts
+from tunelab.fitting import build, build_trainer, fit_aside, parts
 from tunelab.folder import RunFolder, write_json
 from tunelab.lean import NoProfiler
 from tunelab.loop import EpochLoop
@@ -27,6 +27,7 @@ from tunelab.opening import Opening
 from tunelab.prepare import check_devices, complete, prepare_process
 from tunelab.record import Start, record
 from tunelab.replay import explain, newest
+from tunelab.same_data import require_same
 from tunelab.tuning.lr_run import with_found_lr
 
 
@@ -50,13 +51,12 @@ def train(
         RunFailed: If its loss became NaN or Inf, or the disk is full.
         SystemExit: With code 130 if the user interrupted it, 143 if it was told to end.
     """
-    if cfg.get("find_lr"):
-        cfg = with_found_lr(cfg, folder, checkpoint)
-    cfg = complete(cfg)
+    cfg = complete(with_found_lr(cfg, folder, checkpoint) if cfg.get("find_lr") else cfg)
     prepare_process(cfg)
     check_devices(cfg)
     first_step, over = check_resumable(checkpoint, cfg) if checkpoint else (0, False)
     data, task = parts(cfg, resumed=checkpoint is not None)
+    require_same(cfg, data, lambda: build(cfg.data), folder if checkpoint else None, start.repeated_from)
     objective, clock = Objective(cfg.objective, cfg.objective_direction), Clock()
     leads = ranks.rank() == 0  # the only one that writes
     with disk_full_in_words(folder), Interrupts() as interrupts:
@@ -64,10 +64,8 @@ def train(
             record(folder, cfg, start)
         with ranks.for_run(cfg, folder, checkpoint):
             # the objective comes first, as others read what it found; the clock last, once the loggers have connected
-            opening = Opening(cfg, start, folder, over)
-            trainer = build_trainer(
-                cfg, folder, [objective, opening, Facts(folder), MembersFile(folder), *callbacks, interrupts, clock]
-            )
+            own = [objective, Opening(cfg, start, folder, over), Facts(folder), MembersFile(folder)]
+            trainer = build_trainer(cfg, folder, [*own, *callbacks, interrupts, clock])
             EpochLoop(trainer, interrupts, cfg.seed)
             with _logging(trainer, first_step if checkpoint and leads else None):
                 try:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import random
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from tunelab.errors import ConfigError
 from tunelab.folder import RunFolder
+from tunelab.hashing import Passing
 from tunelab.members import Comparison, Members, kept
 from tunelab.record import differences, fingerprints
+from tunelab.spec import DataSpec
+
+log = logging.getLogger("tunelab")
+
+NOT_COMPARED = "This run has no record of its examples: whether the data is still the same could not be compared."
 
 WORDS = ["refuse", "unseen", "ignore"]
 """What `changed` may be: what is done where the data is not what it was."""
@@ -42,6 +55,77 @@ def compared(run: RunFolder, data: Any, now: Members | None = None) -> Compariso
     if now is None and hasattr(data, "members"):
         now = data.members()
     return None if before is None or now is None else Comparison(before, now, list(getattr(data, "strange", [])))
+
+
+def require_same(
+    cfg: DictConfig, data: Any, again: Callable[[], Any], resumed: Path | None, repeated: Path | None
+) -> None:
+    """Reads the data of a run that is taken up again or repeated, by that run's own spec, and refuses another.
+
+    Args:
+        cfg: Its recipe.
+        data: Its data module, not yet set up.
+        again: Makes another like it, for one that has to be read to know which examples it has.
+        resumed: The folder of the run that is taken up again, if it is.
+        repeated: That of the one that is repeated, if it is.
+
+    Raises:
+        ConfigError: If it is not what it was, with what differs.
+    """
+    before = resumed or repeated
+    if before is None:
+        return
+    run = RunFolder(before)
+    if hasattr(data, "members"):
+        spec = run.path / "data_spec.json"
+        if spec.is_file():
+            data.known = DataSpec.from_json(json.loads(spec.read_text(encoding="utf-8")))
+        data.prepare_data()
+        data.setup("fit")
+        found = compared(run, data)
+    else:
+        found = compared(run, data, _validation(again()) if kept(run.path) else {})
+        if (
+            found is not None
+            and found.differing
+            and Comparison(found.kept, _validation(again())).now_sums != found.now_sums
+        ):
+            log.warning("Its validation examples are others each time they are read, and could not be compared.")
+            found = None
+    told = [phrase for phrase in changes(run, cfg) if not _only_touched(phrase)]
+    if found is not None and found.now_sums:
+        if not found.differing:
+            return
+        told.append(found.told(found.differing[0]))
+    elif not latest_record(run).get("data"):
+        log.warning("%s", NOT_COMPARED)
+    if told:
+        key = "resume" if resumed else "repeat"
+        raise ConfigError(
+            f"`{key}` must have the data that the run was trained on, but that has changed: {'; '.join(told)}. "
+            f"Put it back as it was, or train anew on what it is now: {run.command()}"
+        )
+
+
+def _validation(data: Any) -> Members:
+    """The validation examples of a data module that does not say which it has; none if they are no examples.
+
+    What is random in the run draws the same as without.
+    """
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # what its code may use
+    try:
+        passing = Passing()
+        data.prepare_data()
+        data.setup("fit")
+        loader = data.val_dataloader()
+        for batch in loader if loader is not None else ():
+            passing.add(batch)
+        found = passing.members()
+        return {} if found is None else {"val": found}
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def settle(
@@ -99,7 +183,7 @@ def _settle_by_files(run: RunFolder, cfg: DictConfig, changed: str) -> list[str]
         return [f"The data is not what this run had: {'; '.join(surely)}. Examples that trained it may be scored."]
     if before and not found:
         return []
-    return ["This run has no record of its examples: whether the data is still the same could not be compared."]
+    return [NOT_COMPARED]
 
 
 def _only_touched(phrase: str) -> bool:

@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from tunelab import members
-from tunelab.hashing import Hashes, hashes
-
-log = logging.getLogger("tunelab")
-
-
-class Passing:
-    """The examples of batches as they pass by, of a data module that does not say which it has."""
-
-    def __init__(self) -> None:
-        self._found: list[Hashes] | None = []  # None once a batch is not of examples
-
-    def add(self, batch: Any) -> None:
-        """Takes note of a batch: tensors, each with a row for each example, the last of them the target."""
-        leaves = tree_leaves(batch)
-        rows = {len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else -1 for leaf in leaves}
-        if self._found is None or len(leaves) < 2 or len(rows) != 1 or -1 in rows:
-            self._found = None
-            return
-        inputs = np.zeros(rows.pop(), np.int64)
-        for leaf in leaves[:-1]:
-            inputs = inputs * np.int64(3) + hashes(leaf)
-        self._found.append(np.stack([inputs, hashes(leaves[-1])], 1))
-
-    def members(self) -> Hashes | None:
-        """What `SplitData.members` says of a part; None if nothing is known."""
-        return np.concatenate(self._found) if self._found else None
+from tunelab.hashing import Hashes, Passing
 
 
 class Watch(Callback):
