@@ -268,8 +268,12 @@ def test_a_table_that_was_changed_since_is_named(tmp_path: Path) -> None:
     assert told(typed(tmp_path, "repeat=run")) == []
     table.write_text("size,kind\n" + "".join(["5,a\n", *rows[1:]]))
     changed = f"{table.stat().st_size} bytes, crc32 {zlib.crc32(table.read_bytes()):08x}"
-    assert told(typed(tmp_path, "repeat=run")) == [f"data.path {known} → {changed}"]
-    assert told(typed(tmp_path, "resume=run", "epochs=3")) == [f"data.path {known} → {changed}"]
+    for words in (("repeat=run",), ("resume=run", "epochs=3")):
+        refused = typed(tmp_path, *words)
+        assert refused.code == 1
+        assert (
+            f"that has changed: data.path {known} → {changed}; 90 examples in all; 1 not among them then" in refused.err
+        )
 
 
 def test_large_files_and_folders_are_known_by_their_size_and_when_they_were_written(
