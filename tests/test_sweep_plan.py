@@ -338,7 +338,7 @@ def test_what_changes_no_score_is_no_part_of_what_a_study_is(plans: Plans) -> No
     ("varied", "named"),
     [
         ("lr=1e-3,1e-2", "digits-mlp-"),
-        ("data=digits,iris", "data-mlp-"),
+        ("model=mlp,cnn", "digits-model-"),
         ("experiment=digits_mlp,digits_cnn", "experiment-"),
     ],
 )

@@ -149,8 +149,8 @@ def test_a_regression_measures_in_the_targets_own_units(compose):
     assert (targets * std + mean).min().item() > 24.99  # the least of the disease measure is 25
     outputs = task.compute_loss((inputs, targets))[1].detach()
     ours = task.metric_inputs(outputs, targets)
-    torch.testing.assert_close(ours[0], outputs * std + mean)
-    torch.testing.assert_close(ours[1], targets * std + mean)
+    torch.testing.assert_close(ours[0], outputs.double() * std + mean)
+    torch.testing.assert_close(ours[1], targets.double() * std + mean)
 
 
 # ---- what a run logs

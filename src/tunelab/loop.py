@@ -37,6 +37,8 @@ class EpochLoop(_TrainingEpochLoop):
         self._keyed = True  # whether the batches follow from (seed, epoch, batch) alone
         self.automatic_optimization: LeanOptimization = LeanOptimization(trainer)
         self._interrupts, self._seed = interrupts, seed
+        self._validates = False  # once the step that has begun is a whole one
+        self._stopped_at: int | None = None  # the epochs asked for when it was told to stop; None if it was not
         self._told: Any = None  # the group over which ranks hear what rank 0 decides
         trainer.callbacks.insert(0, _Hooks(self))  # type: ignore[attr-defined]
         # Lightning's own handler would send to the other ranks in the middle of whatever they exchange
@@ -71,6 +73,7 @@ class EpochLoop(_TrainingEpochLoop):
             self._seed_draws(epoch, -1)
             if self.restarting:
                 iter(data_fetcher)  # it has begun an epoch, but not this one
+        self._drop_early_wish()
         super().on_run_start(data_fetcher)
         if not batches or self._num_ready_batches_reached():
             return
@@ -90,12 +93,31 @@ class EpochLoop(_TrainingEpochLoop):
             return
         if self.batch_progress.current.ready % self.trainer.accumulate_grad_batches == 0:
             self._look_around()
+        self._drop_early_wish()
         if not self._keyed:
             self._seed_draws(self.trainer.current_epoch, self.batch_progress.current.ready)
         super().advance(data_fetcher)
 
+    def _drop_early_wish(self) -> None:
+        """Forgets a wish to stop from before `min_epochs`: what has it may improve until then, or else wishes again."""
+        if self.trainer.should_stop and not self.trainer.fit_loop._can_stop_early:
+            self.trainer.should_stop = False
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        stops = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early
+        return {**super().on_save_checkpoint(), "stopped_at": self.trainer.max_epochs if stops else None}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        super().on_load_checkpoint(state_dict)
+        self._stopped_at = state_dict.get("stopped_at")
+
+    def stop_again(self) -> None:
+        """Stops a resumed run that was told to before it was killed, unless it is asked for other epochs now."""
+        if self._stopped_at is not None and self._stopped_at == self.trainer.max_epochs:
+            self.trainer.should_stop = True
+
     def _look_around(self) -> None:
-        """Saves the state if it is time to, or ends the run with it if it was told to end."""
+        """Saves the state if it is time to, keeps it if it is the best, or ends the run with it if it was told to."""
         checkpoint, told = self._checkpoint, self._interrupts.received is not None
         wanted = END if told else SAVE if checkpoint is not None and checkpoint.is_due(self.global_step) else GO_ON
         if self.trainer.world_size > 1:  # rank 0 decides
@@ -104,10 +126,13 @@ class EpochLoop(_TrainingEpochLoop):
             decision = torch.tensor(wanted)
             torch.distributed.broadcast(decision, src=0, group=self._told)
             wanted = int(decision)
+        best = checkpoint is not None and checkpoint.is_best(self.trainer)
         if wanted == GO_ON:
+            if checkpoint is not None and best:
+                checkpoint.keep_best(self.trainer, self.trainer.lightning_module)
             return
         if checkpoint is not None:
-            checkpoint.save(self.trainer, self.trainer.lightning_module)
+            checkpoint.save(self.trainer, self.trainer.lightning_module, best=best)
         if wanted == END:
             self._interrupts.received = self._interrupts.received or 15
             self._interrupts.end_if_received()
@@ -135,7 +160,12 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         often = self.trainer.should_stop or self.trainer.val_check_batch != self.trainer.num_training_batches
-        return (often or self.batch_progress.is_last_batch) and super()._should_check_val_fx(data_fetcher)
+        if (often or self.batch_progress.is_last_batch) and super()._should_check_val_fx(data_fetcher):
+            self._validates = True
+        if not self._validates or self._should_accumulate():  # it waits for the end of a step of several batches
+            return False
+        self._validates = False
+        return True
 
     def _build_kwargs(self, kwargs: Any, batch: Any, batch_idx: int) -> Any:
         if not self.automatic_optimization.plain:
@@ -154,6 +184,7 @@ class _Hooks(Callback):
         self.loop = loop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.loop.stop_again()
         leave_out_idle(trainer)
         self.loop.automatic_optimization.begin()
 

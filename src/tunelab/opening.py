@@ -31,7 +31,7 @@ class Opening(Callback):
         self.cfg, self.start, self.folder, self.over = cfg, start, folder, over
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = self.over  # early stopping may have ended it before its last epoch
+        trainer.should_stop |= self.over  # early stopping may have ended it before its last epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:

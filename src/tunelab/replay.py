@@ -13,7 +13,16 @@ from lightning import Callback
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor
 from omegaconf import DictConfig, open_dict
 
-from tunelab.callbacks import Finite, NotFiniteError, Origin, Pinpoint, ReplayEnded, kind, place
+from tunelab.callbacks import (
+    Finite,
+    NotFiniteError,
+    NotFiniteInValidationError,
+    Origin,
+    Pinpoint,
+    ReplayEnded,
+    kind,
+    place,
+)
 from tunelab.checkpoints import read_checkpoint
 from tunelab.errors import as_typed
 from tunelab.folder import RunFolder
@@ -48,14 +57,22 @@ def explain(error: NotFiniteError, cfg: DictConfig, fit: Fit, saved: tuple[Path,
         saved: The last checkpoint and its step; None if the run has none.
     """
     origin, found = None, NOT_LOCATED
-    if cfg.trainer.devices == 1:
+    found_in_validation = isinstance(error, NotFiniteInValidationError)
+    if isinstance(error, NotFiniteInValidationError):
+        found = error.found
+    elif cfg.trainer.devices == 1:
         origin = locate(error, fit, saved)
         found = described(origin, error, cfg) if origin else VANISHED
     good = (origin or error).step - 1
-    since = f"Until step {good} all was finite" if good else "It was so from the first step"
+    all_was = "the weights and the loss of training were" if found_in_validation else "all was"
+    since = f"Until step {good} {all_was} finite" if good else "It was so from the first step"
     kept = f"{as_typed(saved[0])} is of step {saved[1]}." if saved else "no checkpoint is there yet."
     run = RunFolder(saved[0].parent.parent) if saved else None
-    return "\n".join([str(error), found, f"{since}; {kept}", *remedies(origin, cfg, run)])
+    return "\n".join([str(error), found, f"{since}; {kept}", *(_own_remedy(error) or remedies(origin, cfg, run))])
+
+
+def _own_remedy(error: NotFiniteError) -> list[str]:
+    return [error.remedy] if isinstance(error, NotFiniteInValidationError) and error.remedy else []
 
 
 def locate(error: NotFiniteError, fit: Fit, saved: tuple[Path, int] | None) -> Origin | None:

@@ -6,7 +6,7 @@ from tunelab.callbacks.clock import Clock
 from tunelab.callbacks.dead_units import DeadUnits
 from tunelab.callbacks.early_stopping import EarlyStopping
 from tunelab.callbacks.facts import Facts
-from tunelab.callbacks.finite import Finite, NotFiniteError, kind, noticed, place
+from tunelab.callbacks.finite import Finite, NotFiniteError, NotFiniteInValidationError, kind, noticed, place
 from tunelab.callbacks.gradients import Gradients
 from tunelab.callbacks.histograms import Histograms
 from tunelab.callbacks.interrupts import Interrupted, Interrupts
@@ -34,6 +34,7 @@ __all__ = [
     "LearningRate",
     "MembersFile",
     "NotFiniteError",
+    "NotFiniteInValidationError",
     "Objective",
     "Origin",
     "Pinpoint",

@@ -23,8 +23,9 @@ class Checkpoint(LightningCheckpoint):
     """Writes `checkpoints/last.ckpt`, `previous.ckpt` (the one before) and `best.ckpt` (by the objective).
 
     At most every `every_seconds`, in the middle of an epoch too; less often where writing takes long, so that it takes
-    no more than a fiftieth of the time; and at the end. A state that is best and not yet due waits in memory. Each
-    file is the state of a whole step. (Lightning's own ModelCheckpoint writes its last.ckpt only when the metric
+    no more than a fiftieth of the time; and at the end. The best state is that of the very validation that was best,
+    also where an epoch has several; one that is not yet due waits in memory. Each file is the state of a whole step.
+    (Lightning's own ModelCheckpoint writes its last.ckpt only when the metric
     improves.)
 
     Args:
@@ -36,6 +37,8 @@ class Checkpoint(LightningCheckpoint):
         self._next = 0.0  # by time.monotonic
         self._best: dict[str, Any] | None = None  # a state that is better than the one on disk
         self._began_at = 0
+        self._objective: Objective | None = None
+        self._kept: int | None = None  # the step of the best state that is on disk or waits in memory
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
@@ -56,22 +59,44 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began_at = trainer.global_step
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._objective = next((c for c in callbacks if isinstance(c, Objective)), None)
+        self._kept = self._objective.step if self._objective else None
+
+    def is_best(self, trainer: Trainer) -> bool:
+        """Whether the last validation was the best, was of this very step, and its state is not kept yet."""
+        return (
+            self._objective is not None
+            and self._objective.step != self._kept
+            and self._objective.step == trainer.global_step
+        )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        objective = next((c for c in callbacks if isinstance(c, Objective)), None)
-        # without validations the newest state is the best that is known
-        improved = objective is None or objective.epoch in (None, epoch)
+        unknown = self._objective is None or self._objective.epoch is None
+        best = unknown or self.is_best(trainer)  # without validations the newest state is the best that is known
         ends = epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps or trainer.should_stop
         due = ends or self.is_due(trainer.global_step)
         if trainer.world_size > 1:
             due = trainer.strategy.broadcast(due)
-        if due or (improved and isinstance(trainer.strategy, FSDPStrategy)):
-            self.save(trainer, pl_module, best=improved)
-        elif improved and objective is not None and objective.epoch is not None:
-            state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            self._best = tree_map_only(torch.Tensor, _copy, state)
+        if due:
+            self.save(trainer, pl_module, best=best)
+        elif best and not unknown:
+            self.keep_best(trainer, pl_module)
+
+    def keep_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the state as it is now as the best one, until it is time to write.
+
+        Args:
+            trainer: Between two steps, or at the end of an epoch.
+            pl_module: What it trains.
+        """
+        if isinstance(trainer.strategy, FSDPStrategy):  # whose state is gathered as it is written
+            self.save(trainer, pl_module, best=True)
+            return
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        self._best = tree_map_only(torch.Tensor, _copy, state)
+        self._kept = trainer.global_step
 
     def save(self, trainer: Trainer, pl_module: LightningModule, *, best: bool = False) -> None:
         """Writes the state as it is now as the last one.
@@ -97,6 +122,8 @@ class Checkpoint(LightningCheckpoint):
                 _replace(self.folder / "previous.ckpt", by=last)
             new.replace(last)
         self._best = None
+        if best and self._objective is not None and self._objective.epoch is not None:
+            self._kept = trainer.global_step
         now = time.monotonic()
         self._next = now + max(self.every_seconds, (now - began) / MOST_SHARE)
 

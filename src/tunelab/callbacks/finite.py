@@ -32,6 +32,23 @@ class NotFiniteError(RunFailed):
         super().__init__(f"{what[0].upper()}{what[1:]} became {kind(value)} at {place(step, epoch, batch, batches)}.")
 
 
+class NotFiniteInValidationError(NotFiniteError):
+    """A validation loss that has become NaN or Inf while the weights and the training loss are finite.
+
+    Args:
+        value: What it has become: NaN or Inf.
+        step: After which optimizer step, counted from 1.
+        epoch: In which epoch, counted from 1.
+        found: Where in the validation it began, a sentence.
+        remedy: What to try, a sentence; empty for what helps any run that lost its numbers.
+    """
+
+    def __init__(self, value: float, step: int, epoch: int, found: str, remedy: str) -> None:
+        super().__init__("val/loss", value, step=step + 1, epoch=epoch, batch=0, batches=math.inf)
+        self.found, self.remedy = found, remedy
+        self.args = (f"val/loss became {kind(value)} in the validation after step {step} (epoch {epoch}).",)
+
+
 def kind(value: float) -> str:
     """How a value that is no finite number is called: NaN or Inf."""
     return "NaN" if math.isnan(value) else "Inf"
@@ -44,10 +61,11 @@ def place(step: int, epoch: int, batch: int, batches: float) -> str:
 
 
 class Finite(Callback):
-    """Ends a run whose loss or weights have become NaN or Inf. Looks once per logging interval and before each save.
+    """Ends a run whose loss or weights have become NaN or Inf, be it the loss of training or that of validation.
 
-    You would see the run end with the step at which they did, and the layer in which it began; the checkpoints are of
-    steps before. (A gradient that is Inf is no reason: in float16 the scaler skips its step.)
+    Looks once per logging interval, before each save, and after each validation. You would see the run end with the
+    step at which they did, and the layer in which it began; the checkpoints are of steps before. (A gradient that is
+    Inf is no reason: in float16 the scaler skips its step.)
     """
 
     def __init__(self) -> None:
@@ -64,6 +82,12 @@ class Finite(Callback):
         if is_written(trainer, step) and step != self._step:
             self._step = step
             check_finite(trainer, pl_module, self._weights)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = float(trainer.callback_metrics.get("val/loss", 0.0))  # on the host: the loggers have read it
+        if trainer.state.fn == "fit" and not math.isfinite(value):
+            found, remedy = origin_in_validation(trainer, pl_module)
+            raise NotFiniteInValidationError(value, trainer.global_step, trainer.current_epoch + 1, found, remedy)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         check_finite(trainer, pl_module, self._weights)  # before anything is written
@@ -104,6 +128,53 @@ def check_finite(trainer: Trainer, task: LightningModule, tensors: list[Tensor])
         if batch < 0:  # the epoch has not begun
             epoch, batch = epoch - 1, int(batches) - 1
     raise NotFiniteError(what, values[bad], step=step, epoch=epoch, batch=batch + 1, batches=batches)
+
+
+@torch.no_grad()
+def origin_in_validation(trainer: Trainer, task: LightningModule) -> tuple[str, str]:
+    """Where a validation loss became NaN or Inf, found by validating once more, and what to do about it.
+
+    Args:
+        trainer: At the end of that validation.
+        task: What it trains.
+
+    Returns:
+        Two sentences; the second is empty where nothing special is known.
+    """
+    compute_loss, precision = getattr(task, "compute_loss", None), trainer.precision_plugin
+    if compute_loss is None or trainer.val_dataloaders is None:
+        return "Its weights are finite.", ""
+    before, was_training = 0, task.training
+    task.eval()
+    try:
+        for batch in trainer.val_dataloaders:
+            inputs, targets = trainer.strategy.batch_to_device(precision.convert_input(batch))
+            with precision.forward_context():
+                loss, outputs = compute_loss((inputs, targets))
+            for what, values in (("inputs", inputs), ("target", targets), ("outputs", outputs)):
+                if bad := _first_bad(values):
+                    example, value = before + bad[0] + 1, kind(bad[1])
+                    if what != "outputs":
+                        said = f"It began in the data: {value} in the {what} of validation example {example}."
+                        return said, "Mend these values in the data, or leave them out."
+                    largest = float(inputs[bad[0]].abs().max())
+                    said = f"It began in the model: its output for validation example {example} became {value}"
+                    return f"{said}, from inputs up to {largest:.2g}.", ""
+            if not torch.isfinite(loss):
+                return f"It began in the loss function ({type(getattr(task, 'loss', task)).__name__}).", ""
+            before += len(inputs)
+    finally:
+        task.train(was_training)
+    return "Validated again, it did not come back.", ""
+
+
+def _first_bad(values: Tensor) -> tuple[int, float] | None:
+    """The first example that holds NaN or Inf, counted from 0, and which of them; None if none does."""
+    if not values.is_floating_point():
+        return None
+    rows = values.reshape(len(values), -1)
+    bad = (~torch.isfinite(rows)).nonzero()
+    return (int(bad[0, 0]), float(rows[bad[0, 0], bad[0, 1]])) if len(bad) else None
 
 
 def noticed(error: Exception, trainer: Trainer) -> NotFiniteError:

@@ -28,6 +28,7 @@ class Objective(Callback):
         self.metric, self.direction = metric, direction
         self.best = math.nan
         self.epoch: int | None = None  # counted from 1
+        self.step: int | None = None  # after which it was validated: an epoch may have several validations
         self.examples: int | None = None  # that it is measured on, where the loader says
         self.validations = 0
         self._warned = False
@@ -51,12 +52,15 @@ class Objective(Callback):
             return
         better = new > self.best if self.direction == "maximize" else new < self.best
         if math.isnan(self.best) or better:
-            self.best, self.epoch = new, trainer.current_epoch + 1
+            self.best, self.epoch, self.step = new, trainer.current_epoch + 1, trainer.global_step
             write(trainer, {f"best/{self.metric}": new}, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "epoch": self.epoch, "examples": self.examples, "validations": self.validations}
+        return {
+            **{"best": self.best, "epoch": self.epoch, "step": self.step},
+            **{"examples": self.examples, "validations": self.validations},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.best, self.epoch, self.step = state_dict["best"], state_dict["epoch"], state_dict.get("step")
         self.examples, self.validations = state_dict.get("examples"), state_dict.get("validations", 1)

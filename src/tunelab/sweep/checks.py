@@ -61,7 +61,7 @@ def refuse_mistakes(recipes: Recipes) -> None:
         if not knob.is_group and knob.key not in recipes.active(options):
             mistakes += _without_effect(recipes, knob, first)
         else:
-            mistakes += _of_values(knob, {v: _mistakes(recipes, knob, v, start | options) for v in _probes(knob)})
+            mistakes += _of_values(knob, {v: _mistakes(recipes, knob, v, start | options) for v in probed(knob)})
     if mistakes:
         raise ConfigError(*dict.fromkeys(mistakes))
 
@@ -137,8 +137,8 @@ def _combinations(recipes: Recipes, start: Mapping[str, Value]) -> Iterator[Mapp
         yield drawn | options if number < DRAWS // 2 else drawn
 
 
-def _probes(knob: Knob) -> list[Value]:
-    """Values of a knob that show whether all are right."""
+def probed(knob: Knob) -> list[Value]:
+    """Values of a knob that show what all are like: all of them, or three of many."""
     if knob.count is not None:
         return knob.values() if knob.count <= PROBES else [knob.draw(share) for share in (0.0, 0.37, 0.999999)]
     d = knob.distribution

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from tunelab.analysis.importance_answer import Finished
 from tunelab.errors import ConfigError, as_typed
 from tunelab.sweep.changes import DEFINITION
+from tunelab.sweep.comparable import unlike_keys
 from tunelab.sweep.plan import PROBES
 from tunelab.sweep.storage import KEPT, open_storage
 from tunelab.sweep.wording import STATES
@@ -49,11 +50,18 @@ def finished(folder: Path) -> Finished:
             f"`study` must be a search that varies knobs together, got {folder}, which changed one at a time. "
             f"Its answer is in {as_typed(folder / 'answer.csv')}."
         )
+    objective = next(iter(study.metric_names or ["objective"]))
+    varied = [element.lstrip("+") for element in definition.get("knobs", {})]
+    if unlike := unlike_keys(objective, varied, definition.get("recipe") or {}):
+        raise ConfigError(
+            f"`study` must be a search whose trials can be compared, got {folder}: with {', '.join(unlike)} the values "
+            f"of {objective} are in different units or of different examples. Search each in a command of its own."
+        )
     trials = study.get_trials(deepcopy=False)
     counts = {word: sum(trial.state == state for trial in trials) for state, word in STATES.items()}
     return Finished(
         name=folder.resolve().name,
-        objective=next(iter(study.metric_names or ["objective"])),
+        objective=objective,
         maximize=study.direction.name == "MAXIMIZE",
         trials=[trial for trial in trials if trial.state == TrialState.COMPLETE],
         others=", ".join(f"{count} {word}" for word, count in counts.items() if count and word != "finished"),

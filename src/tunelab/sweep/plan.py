@@ -23,6 +23,7 @@ from tunelab.sweep import probes
 from tunelab.sweep.building import build_chosen
 from tunelab.sweep.changes import DEFINITION, add_choices, compared, differences, edits, has_more_choices
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
+from tunelab.sweep.comparable import refuse_unlike
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.samplers import Keyed, QuasiRandom, follow_number
 from tunelab.sweep.space import Space, Value, identity, read_space
@@ -109,12 +110,14 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     of_hydra = hydra_overrides(master)
     recipes = Recipes(loader, master.hydra.job.config_name, space, of_hydra)
     refuse_mistakes(recipes)
+    unknown = refuse_unlike(recipes)
     if is_sensitivity:
         probes.refuse(recipes, sampler["points"])
     pruner = plain(master.pruner, resolve=True) if master.get("pruner") else dict(NO_PRUNER)
     build_chosen("pruner", pruner)  # to hear of a mistake before anything is made
     at_random = drawn_at_random(build_chosen("sweep.sampler", sampler), recipes)
     remarks = [f"{', '.join(at_random)}: drawn at random, as not every trial has it as a number."] if at_random else []
+    remarks += unknown
     own, first = recipes.unchanged(), None
     if dials["baseline"] and not (sampler == GRID or is_sensitivity):
         first = recipes.own_values()

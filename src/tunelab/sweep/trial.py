@@ -112,8 +112,8 @@ class Reports(Callback):
             self._tell(trainer, epoch, value)
 
     def _tell(self, trainer: Trainer, epoch: int, value: float) -> None:
-        if self.link.is_hopeless(Report(epoch, value)):
-            self.pruned = trainer.should_stop = True
+        self.pruned = self.link.is_hopeless(Report(epoch, value))  # before min_epochs it trains on, and is asked again
+        trainer.should_stop |= self.pruned
 
     def state_dict(self) -> dict[str, Any]:
         return {"told": self._told}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tunelab.errors import ConfigError
 from tunelab.spec import DataSpec
+from tunelab.tasks.scores import fine
 from tunelab.tasks.supervised import SupervisedTask
 
 
@@ -29,10 +30,15 @@ class Regression(SupervisedTask):
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return self._own_units(outputs), self._own_units(targets)
 
+    def affine_metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if type(self).metric_inputs is not Regression.metric_inputs:  # a subclass measures something else
+            return self.metric_inputs(outputs, targets)
+        return fine(outputs), fine(targets)
+
     def predictions(self, outputs: Tensor) -> dict[str, Any]:
-        """The value, in the target's own units."""
+        """The value, in the target's own units, as fine as they are: float32 would round a large one."""
         return {"prediction": self._own_units(outputs.squeeze(1)).tolist()}
 
     def _own_units(self, values: Tensor) -> Tensor:
         assert self.spec is not None
-        return values * self.spec.target_std + self.spec.target_mean
+        return fine(values) * self.spec.target_std + self.spec.target_mean

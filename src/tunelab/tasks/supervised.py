@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric
 
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.loggers import is_written, write
@@ -33,6 +33,7 @@ from tunelab.tasks.parts import (
     try_model,
 )
 from tunelab.tasks.scored_weights import ScoredWeights
+from tunelab.tasks.scores import Scores, fine
 from tunelab.tasks.steps import follow, run_lengths, weight_in_step
 from tunelab.tasks.unwritten import Unwritten
 
@@ -103,7 +104,7 @@ class SupervisedTask(LightningModule):
         self.clipping, self.make_metrics, self.seed = clipping, metrics, seed
         self.model: nn.Module | None = None
         self.spec: DataSpec | None = None
-        self.evaluation: Any = None  # for each part a mean loss and the metrics
+        self.evaluation: Any = None  # for each part its scores
         self.unwritten = Unwritten()
         self.total_steps = 0  # optimizer steps of the whole run, once the optimizer is made
 
@@ -126,7 +127,11 @@ class SupervisedTask(LightningModule):
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and targets as the metrics take them."""
-        return outputs, targets
+        return fine(outputs), targets
+
+    def affine_metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for metrics for which neither the origin nor the unit of the targets matters, such as r2."""
+        return self.metric_inputs(outputs, targets)
 
     def predictions(self, outputs: Tensor) -> dict[str, Any]:
         """What the outputs, shape (batch, …), say in the data's own terms: a column of values for each name."""
@@ -206,10 +211,10 @@ class SupervisedTask(LightningModule):
         if self.compiled and data is not None:
             # for each size of batch apart: a resumed run meets them in another order, and has the same bits
             nn.Module.compile(self.model, dynamic=False)
-        metrics = MetricCollection({name: build_metric(make, self.spec) for name, make in self.make_metrics.items()})
-        self.evaluation = nn.ModuleDict(
-            {part: nn.ModuleList([MeanMetric(), metrics.clone(prefix=f"{part}/")]) for part in ("val", "test")}
-        )
+        self.evaluation = nn.ModuleDict({part: Scores(part, self._metrics(self.spec)) for part in ("val", "test")})
+
+    def _metrics(self, spec: DataSpec) -> dict[str, Metric]:
+        return {name: build_metric(make, spec) for name, make in self.make_metrics.items()}
 
     def configure_callbacks(self) -> list[Callback]:
         return [r for r in (*self._named.values(), self.batch_growth) if isinstance(r, Callback)]
@@ -282,6 +287,12 @@ class SupervisedTask(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.scored_weights.stand_in(self, self.model)  # type: ignore[arg-type]
 
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation["val"].begin(self.device)
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluation["test"].begin(self.device)
+
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
         scheduler = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
@@ -306,16 +317,12 @@ class SupervisedTask(LightningModule):
 
     def _evaluate(self, batch: Batch, part: str) -> None:
         loss, outputs = self.compute_loss(batch)
-        mean_loss, metrics = self.evaluation[part]
-        divisor = getattr(self.loss, "divisor", len)
-        mean_loss.update(loss, weight=divisor(batch[1]))
-        metrics.update(*self.metric_inputs(outputs, batch[1]))
+        targets, divisor = batch[1], getattr(self.loss, "divisor", len)
+        given, affine = self.metric_inputs(outputs, targets), self.affine_metric_inputs(outputs, targets)
+        self.evaluation[part].update(loss, divisor(targets), outputs, given, affine)
 
     def _log_evaluation(self, part: str) -> None:
-        mean_loss, metrics = self.evaluation[part]
-        values = {f"{part}/loss": mean_loss.compute(), **metrics.compute()}
-        mean_loss.reset()
-        metrics.reset()
+        values = self.evaluation[part].compute()
         self.log_dict(values, logger=False)  # for callbacks; Lightning would write them under another step
         write(self.trainer, values, self.global_step)
 
