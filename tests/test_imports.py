@@ -153,7 +153,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
         {
             *("analysis", "callbacks", "catalogue", "checkout", "checkpoints", "children", "config", "fitting"),
             *("folder", "job", "multirun", "overrides", "own_code", "predictor", "prepare", "ranges", "record", "run"),
-            *("schema", "whitelist"),
+            *("rules", "schema", "whitelist"),
         },
         {
             *("hydra", "hydra_plugins", "lightning", "omegaconf", "optuna", "rich", "scipy", "sqlalchemy"),
@@ -188,7 +188,7 @@ SHARED = {
     "profilers": {"fit"},
     "schedules": {"warmup"},
     "regularizers": {"mixing"},
-    "tasks": {"batch_norm", "grouping", "parts", "scored_weights", "steps", "supervised", "unwritten"},
+    "tasks": {"batch_norm", "grouping", "parts", "scored_weights", "scores", "steps", "supervised", "unwritten"},
 }
 
 # no parts to choose from but one program in several files, which import each other as they need, without a cycle

@@ -81,7 +81,6 @@ def _task(kind: Any, spec: DataSpec, loss: nn.Module, metrics: dict[str, Any]) -
 def _scored(task: Any, outputs: Tensor, targets: Tensor, batch_size: int) -> dict[str, float]:
     """What a validation in batches finds."""
     scores: Scores = task.evaluation["val"]
-    scores.begin(torch.device("cpu"))
     for batch in zip(outputs.split(batch_size), targets.split(batch_size), strict=True):
         task._evaluate(batch, "val")
     return {name.removeprefix("val/"): float(value) for name, value in scores.compute().items()}
@@ -114,7 +113,10 @@ def test_every_metric_of_a_regression_is_that_of_float64_wherever_the_target_lie
 
 
 def test_a_mean_over_very_many_batches_keeps_its_digits() -> None:
-    mean, losses = MeanLoss(), torch.rand(4000, generator=torch.Generator().manual_seed(0)) * 1e-3 + 1e3
+    mean, losses = (
+        MeanLoss().to(torch.float64),
+        torch.rand(4000, generator=torch.Generator().manual_seed(0)) * 1e-3 + 1e3,
+    )
     for loss in losses:
         mean.update(loss, 1000)
     assert float(mean.compute()) == pytest.approx(losses.double().mean().item(), rel=1e-12)

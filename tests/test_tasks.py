@@ -241,7 +241,7 @@ class _Losses(Callback):
 
 
 @pytest.mark.parametrize("interval", [1, 5, 1000])
-def test_train_loss_is_the_mean_of_the_losses_since_it_was_last_written(interval, fit_with):
+def test_train_loss_is_the_mean_over_the_examples_since_it_was_last_written(interval, fit_with):
     losses = _Losses()
     overrides = ("data=breast_cancer", "epochs=2", "batch_size=32", f"trainer.log_every_n_steps={interval}")
     fitted = fit_with([losses], *overrides, *RUN)
@@ -251,7 +251,8 @@ def test_train_loss_is_the_mean_of_the_losses_since_it_was_last_written(interval
     rows = {int(row["step"]): float(row["train/loss"]) for row in _rows(fitted) if row["train/loss"]}
     expected, since = {}, 0
     for step in sorted(written):
-        expected[step] = sum(losses.values[since:step]) / (step - since)
+        sizes = [7 if batch % per_epoch == 0 else 32 for batch in range(since + 1, step + 1)]  # of 455 examples
+        expected[step] = np.average(losses.values[since:step], weights=sizes)
         since = step
     assert rows == pytest.approx(expected, rel=1e-5)
 
@@ -264,7 +265,25 @@ def test_accumulated_gradients_make_the_steps_of_the_larger_batch_and_the_rest_i
     assert fitted.trainer.global_step == 2 * 3
     groups = [losses.values[a:b] for e in (0, 8) for a, b in ((e, e + 3), (e + 3, e + 6), (e + 6, e + 8))]
     rows = {int(row["step"]): float(row["train/loss"]) for row in _rows(fitted) if row["train/loss"]}
-    assert rows == pytest.approx({k: sum(g) / len(g) for k, g in enumerate(groups, start=1)}, rel=1e-5)
+    means = [np.average(g, weights=[64] * len(g) if k % 3 else [64, 7]) for k, g in enumerate(groups, start=1)]
+    assert rows == pytest.approx(dict(enumerate(means, start=1)), rel=1e-5)  # the last batch has 7 of 64
+
+
+@pytest.mark.parametrize("weights", ["null", "balanced"])
+def test_train_and_val_loss_of_the_same_examples_and_weights_are_the_same_number(weights, fit_with):
+    # at so low an lr the weights stand still: 37 examples are left for the last batch
+    words = (
+        "data=breast_cancer",
+        "data.val_fraction=0.3",
+        "epochs=1",
+        "batch_size=48",
+        f"loss.class_weights={weights}",
+    )
+    fitted = fit_with([], *words, "optimizer=sgd", "lr=1e-12", "trainer.log_every_n_steps=1000", *RUN)
+    loader = MemoryLoader(*fitted.data.parts["train"], 100)
+    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    trainer.validate(fitted.task, dataloaders=loader, verbose=False)
+    assert fitted.task.unwritten.last_mean == pytest.approx(trainer.callback_metrics["val/loss"].item(), rel=1e-6)
 
 
 def test_label_smoothing_is_in_the_training_loss_and_not_in_that_of_validation(fit_with):

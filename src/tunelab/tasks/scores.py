@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torchmetrics import (
     RelativeSquaredError,
     SpearmanCorrCoef,
 )
+
+from tunelab.spec import DataSpec
+from tunelab.tasks.parts import build_metric
 
 Pair = tuple[Tensor, Tensor]
 
@@ -40,7 +43,7 @@ class MeanLoss(Metric):
     def __init__(self) -> None:
         super().__init__()
         for name in ("total", "weight"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, weight: float | Tensor) -> None:
         """Adds a batch.
@@ -65,26 +68,19 @@ class Scores(nn.Module):
 
     Args:
         part: `val` or `test`, which stands before each name.
-        metrics: By name.
+        makers: What makes each metric, by its name.
+        spec: What the data says of itself.
     """
 
-    def __init__(self, part: str, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, part: str, makers: Mapping[str, Callable[..., Metric]], spec: DataSpec) -> None:
         super().__init__()
+        metrics = {name: build_metric(make, spec) for name, make in makers.items()}
         self.part, self.loss, self.lost = part, MeanLoss(), MeanLoss()
         self.affine, self.others = (
             MetricCollection({n: m for n, m in metrics.items() if isinstance(m, AFFINE) == asked}, prefix=f"{part}/")
             for asked in (True, False)
         )
         self.order = [f"{part}/{name}" for name in metrics]
-
-    def begin(self, device: torch.device) -> None:
-        """Makes sure that sums are kept in float64, whatever precision the weights have been converted to.
-
-        Args:
-            device: On which they are kept; Apple's GPU has no float64.
-        """
-        if device.type != "mps":
-            self.to(torch.float64)
 
     def update(self, loss: Tensor, weight: float | Tensor, outputs: Tensor, given: Pair, plain: Pair) -> None:
         """Adds a batch.
@@ -96,6 +92,8 @@ class Scores(nn.Module):
             given: Outputs and targets as metrics take them.
             plain: The same for those metrics for which neither origin nor unit matters.
         """
+        if self.loss.total.dtype != torch.float64 and loss.device.type != "mps":  # Apple's GPU has no float64
+            self.to(torch.float64)  # whatever precision the weights have been converted to
         self.loss.update(loss, weight)
         self.lost.update(outputs.isnan().any(), 1)
         if self.others:

@@ -21,7 +21,6 @@ from tunelab.spec import DataSpec
 from tunelab.tasks.batch_norm import statistics_kept
 from tunelab.tasks.grouping import build_groups, check_groups
 from tunelab.tasks.parts import (
-    build_metric,
     build_model,
     call,
     check_kind,
@@ -54,8 +53,9 @@ class Remembers(Protocol):
 class SupervisedTask(LightningModule):
     """A model, its loss, its metrics and how it is optimized.
 
-    The loss is pure (`compute_loss`); logging stands apart. `train/loss` is the mean since it was last written: every
-    `log_every_n_steps` steps and at the end of each epoch. Penalties of regularizers are trained on, not logged in it.
+    The loss is pure (`compute_loss`); logging is apart. `train/loss` is the mean over the examples, as in `val/loss`,
+    since it was last written: every `log_every_n_steps` steps and at the end of each epoch; each was met by the weights
+    of its step. Penalties of regularizers are trained on, not logged in it.
 
     Args:
         model: Makes the model; given `input_shape` and `output_size` if it has such parameters.
@@ -211,10 +211,7 @@ class SupervisedTask(LightningModule):
         if self.compiled and data is not None:
             # for each size of batch apart: a resumed run meets them in another order, and has the same bits
             nn.Module.compile(self.model, dynamic=False)
-        self.evaluation = nn.ModuleDict({part: Scores(part, self._metrics(self.spec)) for part in ("val", "test")})
-
-    def _metrics(self, spec: DataSpec) -> dict[str, Metric]:
-        return {name: build_metric(make, spec) for name, make in self.make_metrics.items()}
+        self.evaluation = nn.ModuleDict({part: Scores(part, self.make_metrics, self.spec) for part in ("val", "test")})
 
     def configure_callbacks(self) -> list[Callback]:
         return [r for r in (*self._named.values(), self.batch_growth) if isinstance(r, Callback)]
@@ -245,7 +242,7 @@ class SupervisedTask(LightningModule):
         self._seed_step(batch_idx)
         with statistics_kept(self) if self.unwritten.has_loss_of(batch_idx) else nullcontext():
             loss, plain = self.training_loss(batch)
-        self.unwritten.add_loss(plain, batch_idx)
+        self.unwritten.add_loss(plain, self._count(batch[1]), batch_idx)
         return loss * weight_in_step(self.trainer, batch_idx) if self.trainer.accumulate_grad_batches > 1 else loss
 
     def _seed_step(self, batch_idx: int) -> None:
@@ -287,12 +284,6 @@ class SupervisedTask(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.scored_weights.stand_in(self, self.model)  # type: ignore[arg-type]
 
-    def on_validation_epoch_start(self) -> None:
-        self.evaluation["val"].begin(self.device)
-
-    def on_test_epoch_start(self) -> None:
-        self.evaluation["test"].begin(self.device)
-
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
         scheduler = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
@@ -317,9 +308,11 @@ class SupervisedTask(LightningModule):
 
     def _evaluate(self, batch: Batch, part: str) -> None:
         loss, outputs = self.compute_loss(batch)
-        targets, divisor = batch[1], getattr(self.loss, "divisor", len)
-        given, affine = self.metric_inputs(outputs, targets), self.affine_metric_inputs(outputs, targets)
-        self.evaluation[part].update(loss, divisor(targets), outputs, given, affine)
+        given, affine = self.metric_inputs(outputs, batch[1]), self.affine_metric_inputs(outputs, batch[1])
+        self.evaluation[part].update(loss, self._count(batch[1]), outputs, given, affine)
+
+    def _count(self, targets: Tensor) -> float | Tensor:  # in a mean loss: the examples, or their classes' weights
+        return getattr(self.loss, "divisor", len)(targets)
 
     def _log_evaluation(self, part: str) -> None:
         values = self.evaluation[part].compute()
