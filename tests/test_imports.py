@@ -167,7 +167,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
 
 # inside a package, files share one that is meant for it
 SHARED = {
-    "callbacks": {"finite", "layers", "objective"},
+    "callbacks": {"constant", "finite", "layers", "objective"},
     "data": {
         *(
             "arrays",

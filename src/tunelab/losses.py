@@ -147,6 +147,32 @@ class Hinge(ClassLoss):
     def divisor(self, labels: Tensor) -> int:
         return len(labels)
 
+    def best_scores(self, counts: Tensor) -> Tensor:
+        """The constant scores with the least loss: whole margins, in steps down the classes in order of their weight.
+
+        Args:
+            counts: Examples of each class, shape (classes,).
+
+        A border between the classes i <= b and j > b costs a_j for each pair, and saves a_i for each that no other
+        border parts already, a = examples * weight: the best borders are found from the first on.
+        """
+        weights = counts if self.weight is None else counts * self.weight.to(counts)
+        order = torch.argsort(weights, descending=True)
+        own, classes = weights[order].tolist(), len(weights)
+        least, before = [0.0] * classes, [0] * classes  # up to a border below so many classes; the border above that
+        for border in range(1, classes):
+            costs = [
+                least[above] + border * sum(own[border:]) - sum(own[above:border]) * (classes - border)
+                for above in range(border)
+            ]
+            before[border] = min(range(border), key=costs.__getitem__)
+            least[border] = costs[before[border]]
+        levels, border = torch.zeros(classes, dtype=counts.dtype), min(range(classes), key=least.__getitem__)
+        while border:
+            levels[order[:border]] += self.margin
+            border = before[border]
+        return levels
+
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Args:
             scores: Shape (batch, classes).

@@ -75,7 +75,7 @@ def _losses(axes: Any, evidence: Evidence, marks: list[int]) -> None:
         axes.plot([1], [first], color="tab:blue", marker="*", linestyle="", label="first batch")
     nothing = evidence.facts.get("chance_loss")
     if isinstance(nothing, float) and nothing > 0:
-        axes.axhline(nothing, color="tab:gray", linestyle=":", linewidth=1, label="knowing nothing")
+        axes.axhline(nothing, color="tab:gray", linestyle=":", linewidth=1, label="a constant prediction")
     _mark(axes, marks, "seen here")
     values = [value for _, curve in shown for value in curve.values]
     if values and min(values) > 0 and max(values) > LOG_RATIO * min(values):

@@ -11,6 +11,9 @@ from tunelab.analysis.evidence import Curve, Evidence
 LAST_SHARE = 0.1
 """Of a curve, what counts as its end."""
 
+CLEAR = 3.0
+"""Standard deviations of a score by chance, above which the best of a run's validations is no work of chance."""
+
 
 def fact(evidence: Evidence, name: str) -> float | None:
     """A number that the run noted, if it did."""
@@ -28,10 +31,35 @@ def ran_to_its_end(evidence: Evidence) -> bool:
     return is_over(evidence) and evidence.result.get("epochs") == evidence.result.get("epochs_asked")
 
 
-def knowing_nothing(evidence: Evidence) -> float | None:
-    """The loss that later ones are measured against: that of the best constant output, else that of the first batch."""
-    noted = fact(evidence, "chance_loss") or fact(evidence, "first_loss")
+def knowing_nothing(evidence: Evidence, part: str = "train") -> float | None:
+    """The loss that others are measured against: that of the best constant output, else that of the first batch.
+
+    Args:
+        evidence: Of a run.
+        part: Whose losses they are: `val` is without what acts in training alone, and has other targets.
+    """
+    constant = fact(evidence, "chance_loss")
+    of_part = fact(evidence, "chance_val_loss") if part == "val" else None
+    noted = of_part or constant or fact(evidence, "first_loss")
     return noted if noted is not None and noted > 0 else None
+
+
+def nothing_gives(evidence: Evidence, part: str = "train") -> str:
+    """The same in words, such as `a constant prediction has 2.3`; asked for where there is such a loss."""
+    value = knowing_nothing(evidence, part)
+    assert value is not None
+    constant = fact(evidence, "chance_loss") or (part == "val" and fact(evidence, "chance_val_loss"))
+    return f"{'a constant prediction' if constant else 'the first batch'} has {number(value)}"
+
+
+def beats_a_constant(evidence: Evidence) -> bool:
+    """Whether a score that is no loss says that validation was better than any constant prediction, beyond chance."""
+    majority, examples = fact(evidence, "majority_val_share"), fact(evidence, "val_examples")
+    accuracy, r2 = evidence.curve("val/accuracy"), evidence.curve("val/r2")
+    if len(accuracy) and majority is not None and examples:
+        chance = math.sqrt(majority * (1 - majority) / examples)
+        return max(accuracy.values) > majority + CLEAR * chance
+    return bool(len(r2)) and bool(examples) and max(r2.values) > CLEAR / math.sqrt(examples or 1.0)
 
 
 def by_epoch(curve: Curve) -> Curve:

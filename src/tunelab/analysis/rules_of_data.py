@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 
 from tunelab.analysis.evidence import Evidence
-from tunelab.analysis.readings import at_the_end, by_epoch, fact, knowing_nothing, number, share
+from tunelab.analysis.readings import (
+    at_the_end,
+    beats_a_constant,
+    by_epoch,
+    fact,
+    knowing_nothing,
+    nothing_gives,
+    number,
+    share,
+)
 from tunelab.analysis.verdict import Verdict
 
 OVERLAP = 0.1
@@ -21,10 +30,10 @@ FEW_EXAMPLES, FEW_OF_A_CLASS = 100, 10
 """Fewer are too few to learn from, whatever the curves say: one example in a batch of validation counts per cents."""
 
 GAP = 0.1
-"""Between training and validation loss, of the loss of knowing nothing: what makes few examples show."""
+"""Between training and validation loss, of the loss of a constant prediction: what makes few examples show."""
 
 LEARNED, NEVER_BETTER = 0.97, 0.95
-"""Of the loss of knowing nothing: training below the first while validation was never below the second."""
+"""Of the loss of a constant prediction: training below the first while validation was never below the second."""
 
 
 def val_in_train(evidence: Evidence) -> Verdict | None:
@@ -107,7 +116,7 @@ def too_few_examples(evidence: Evidence) -> Verdict | None:
     examples, classes = fact(evidence, "train_examples"), fact(evidence, "classes") or 0
     if examples is None or examples >= max(FEW_EXAMPLES, FEW_OF_A_CLASS * classes):
         return None
-    train, val, nothing = evidence.curve("train/loss"), evidence.curve("val/loss"), knowing_nothing(evidence)
+    train, val, nothing = evidence.curve("train/loss"), evidence.curve("val/loss"), knowing_nothing(evidence, "val")
     seen = f"{examples:.0f} training examples" + (f" of {classes:.0f} classes" if classes else "")
     apart = False
     if len(train) and len(val) and nothing:
@@ -126,19 +135,21 @@ def too_few_examples(evidence: Evidence) -> Verdict | None:
 
 
 def labels_random(evidence: Evidence) -> Verdict | None:
-    """Labels that the inputs do not tell: training remembers them, validation is never better than knowing nothing."""
+    """Labels that the inputs do not tell: training remembers them, validation never beats a constant."""
     train, val = by_epoch(evidence.curve("train/loss")), by_epoch(evidence.curve("val/loss"))
-    nothing = fact(evidence, "chance_loss")
-    if not len(train) or not len(val) or not nothing:
+    nothing, nothing_val = fact(evidence, "chance_loss"), knowing_nothing(evidence, "val")
+    if not len(train) or not len(val) or not nothing or not nothing_val:
         return None
     low, best = min(train.values), min(val.values)
-    if low > LEARNED * nothing or best < NEVER_BETTER * nothing or at_the_end(val) < nothing:
+    if low > LEARNED * nothing or best < NEVER_BETTER * nothing_val or at_the_end(val) < nothing_val:
+        return None
+    if beats_a_constant(evidence):  # by a score of its own: a loss also punishes answers that are right but too sure
         return None
     return Verdict(
         "labels_random",
         "Training learns its labels, yet nothing of it holds for validation: the labels look random.",
-        f"the training loss fell to {number(low)}, while the validation loss was never below {number(best)}; knowing "
-        f"nothing gives {number(nothing)}",
+        f"the training loss fell to {number(low)}, while the validation loss was never below {number(best)}; "
+        f"{nothing_gives(evidence, 'val')}",
         0.9 if low < 0.9 * nothing else 0.75,
         (),
         "Look at examples with their labels: were rows and labels joined in the same order? Is this the target?",

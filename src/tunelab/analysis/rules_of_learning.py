@@ -17,6 +17,7 @@ from tunelab.analysis.readings import (
     is_over,
     knowing_nothing,
     lowest,
+    nothing_gives,
     number,
     paces,
     ran_to_its_end,
@@ -43,22 +44,22 @@ Later, validation may rise as far by overfitting.
 """
 
 FLUNG = 10.0
-"""Times the loss of knowing nothing: a training loss so high shows steps that were too large though none is now."""
+"""Times the loss of a constant prediction: a training loss so high shows steps that were too large."""
 
 OVERWRITING = 0.05
 """Of a layer that a step moves: twenty of them write it anew. Healthy are up to 0.02, with momentum or Muon 0.03."""
 
 JUMP = 0.2
-"""Of the loss of knowing nothing that validation may rise from one epoch to the next, once in a run."""
+"""Of the loss of a constant prediction that validation may rise from one epoch to the next, once in a run."""
 
 STUCK = 0.5
-"""Of the loss of knowing nothing: above it at the end, little was learned."""
+"""Of the loss of a constant prediction: above it at the end, little was learned."""
 
 CRAWLING, HEALTHY_PACE = 3e-4, 2e-3
 """Of a layer that a step moves at the peak of the lr: below the first it hardly moves; the second is usual."""
 
 STILL_FALLING, LEFT = 0.05, 0.08
-"""Of the loss of knowing nothing: that validation fell by in the second half of the run, and that was left at its end.
+"""Of the loss of a constant prediction: what validation fell by in the run's second half, and what was left.
 
 A decaying lr has healthy runs fall by 0.03 to their end."""
 
@@ -66,7 +67,7 @@ SHORT, STILL_FALLING_SHORT = 10, 0.02
 """Fewer epochs are too few sooner than many: of them less is asked."""
 
 HIGH, HARDLY = 0.1, 0.95
-"""Of the loss of knowing nothing that is left at the end: much for a small model, and for any.
+"""Of the loss of a constant prediction that is left at the end: much for a small model, and for any.
 
 Where labels are noisy a healthy run ends at 0.8 or 0.9."""
 
@@ -77,10 +78,10 @@ NARROW = 4
 """Units, or one fewer than the classes: a layer with fewer lets less through than nearly any task needs."""
 
 RISEN = 0.1
-"""Of the loss of knowing nothing that validation has risen above its minimum."""
+"""Of the loss of a constant prediction that validation has risen above its minimum."""
 
 SETTLED, CLOSE, WASTED_STEPS = 0.1, 0.02, 500
-"""Share of the epochs after which nothing came that counts: 0.02 of the loss of knowing nothing, or one example.
+"""Share of the epochs after which nothing came that counts: 0.02 of the loss of a constant prediction, or one example.
 
 An easy data set is learned in an epoch or two: of a few hundred steps more nobody should be told."""
 
@@ -114,9 +115,10 @@ def lr_too_high(evidence: Evidence) -> Verdict | None:
     Of one that ended well it is but perhaps so, and only if its loss rose at first.
     """
     train, val = by_epoch(evidence.curve("train/loss")), by_epoch(evidence.curve("val/loss"))
-    nothing = knowing_nothing(evidence)
-    if not len(train) or nothing is None:
+    nothing, nothing_val = knowing_nothing(evidence), knowing_nothing(evidence, "val")
+    if not len(train) or nothing is None or nothing_val is None:
         return None
+    unit = nothing_val if len(val) else nothing
     pace = paces(evidence)
     crawled = bool(len(pace)) and max(pace.values) < CRAWLING
     if crawled and max(train.values) < FLUNG * nothing:
@@ -125,10 +127,10 @@ def lr_too_high(evidence: Evidence) -> Verdict | None:
     seen = [rise] if rise else []
     low, level = at_the_end(train), at_the_end(val if len(val) else train)
     best = min((val if len(val) else train).values)
-    well = level < (STUCK if low < HIGH * nothing else HIGH) * nothing and level - best < RISEN * nothing
+    well = level < (STUCK if low < HIGH * nothing else HIGH) * unit and level - best < RISEN * unit
     recovered = well and dead_units(evidence) is None
-    stuck = min(low, level) > STUCK * nothing
-    jumps = [(after - before, step) for before, after, step in _moves(val) if after - before > JUMP * nothing]
+    stuck = min(low / nothing, level / unit) > STUCK
+    jumps = [(after - before, step) for before, after, step in _moves(val) if after - before > JUMP * nothing_val]
     last = bool(jumps) and jumps[-1][1] > val.steps[len(val) // 2 - 1]
     if len(jumps) > 1 and last:
         jump, step = max(jumps)
@@ -177,8 +179,8 @@ def _risen(train: Curve, val: Curve, begun: float) -> tuple[str, float]:
 
 def lr_too_low(evidence: Evidence) -> Verdict | None:
     """Steps so small that the weights hardly move and most of the loss is left."""
-    pace, val, nothing = paces(evidence), by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence)
-    curve = val if len(val) else by_epoch(evidence.curve("train/loss"))
+    pace, part = paces(evidence), "val" if len(evidence.curve("val/loss")) else "train"
+    curve, nothing = by_epoch(evidence.curve(f"{part}/loss")), knowing_nothing(evidence, part)
     if not len(pace) or not len(curve) or nothing is None or not is_over(evidence):
         return None
     fastest, left = max(pace.values), at_the_end(curve)
@@ -189,7 +191,7 @@ def lr_too_low(evidence: Evidence) -> Verdict | None:
         "lr_too_low",
         "The lr is too low: the weights hardly move.",
         f"at its peak a step moved the middle layer by {number(fastest)} of its weights (1e-3 is usual); after "
-        f"{curve.steps[-1]} steps the loss is {number(left)}, where knowing nothing gives {number(nothing)}",
+        f"{curve.steps[-1]} steps the loss is {number(left)}, where {nothing_gives(evidence, part)}",
         between(CRAWLING / fastest, 1.0, 5.0),
         raised_lr(evidence, factor),
         measure=measured_by("find_lr", evidence, "lr"),
@@ -198,7 +200,7 @@ def lr_too_low(evidence: Evidence) -> Verdict | None:
 
 def too_few_epochs(evidence: Evidence) -> Verdict | None:
     """Validation that was still improving when the run ended."""
-    val, nothing = by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence)
+    val, nothing = by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence, "val")
     if not len(val) or nothing is None or not ran_to_its_end(evidence):
         return None
     middle, end = at_half(val, max(nothing, fact(evidence, "first_loss") or 0.0)), val.values[-1]
@@ -211,7 +213,7 @@ def too_few_epochs(evidence: Evidence) -> Verdict | None:
         "too_few_epochs",
         "The run ended too early: validation was still improving.",
         f"in the second half of its {counted(epochs, 'epoch')} the validation loss fell from {number(middle)} to "
-        f"{number(end)}, {share(fell / nothing)} of what knowing nothing gives ({number(nothing)})",
+        f"{number(end)}, by {share(fell / nothing)} of where it begins ({nothing_gives(evidence, 'val')})",
         between(fell / nothing, least, 3 * least, (0.65, 0.95)),
         of_epochs(evidence, more * epochs),
         "Train longer.",
@@ -225,13 +227,14 @@ def model_too_small(evidence: Evidence) -> Verdict | None:
     its inputs gets no verdict, one between is but perhaps too small, and none is surely.
     """
     train, val = by_epoch(evidence.curve("train/loss")), by_epoch(evidence.curve("val/loss"))
-    nothing, examples = knowing_nothing(evidence), fact(evidence, "train_examples")
-    parameters = fact(evidence, "parameters")
-    if not len(train) or not len(val) or nothing is None or examples is None or parameters is None:
+    nothing, nothing_val = knowing_nothing(evidence), knowing_nothing(evidence, "val")
+    examples, parameters = fact(evidence, "train_examples"), fact(evidence, "parameters")
+    if not len(train) or not len(val) or not nothing or not nothing_val or examples is None or parameters is None:
         return None
     high, low = at_the_end(val), at_the_end(train)
     few = parameters < FEW_PARAMETERS * examples
-    if not few or not is_over(evidence) or high < HIGH * nothing or low < HIGH * nothing or high - low > HIGH * nothing:
+    left, learned = high / nothing_val, low / nothing
+    if not few or not is_over(evidence) or min(left, learned) < HIGH or left - learned > HIGH:
         return None
     width, classes = (evidence.recipe.get("size") or {}).get("width"), int(fact(evidence, "classes") or 0)
     inputs = fact(evidence, "input_values") or 0
@@ -245,8 +248,8 @@ def model_too_small(evidence: Evidence) -> Verdict | None:
         else "Training and validation are both high: either the model is too small, or the inputs do not tell more.",
         f"size.width={width} for {counted(int(inputs), 'input')}{f' and {classes} classes' if classes else ''}, "
         f"{parameters:.0f} parameters for {examples:.0f} examples; at the end the training loss is {number(low)}, the "
-        f"validation loss {number(high)}, where knowing nothing gives {number(nothing)}",
-        between(high / nothing, HIGH, 5 * HIGH, (0.65, 0.85)) if narrow else 0.5,
+        f"validation loss {number(high)}, where {nothing_gives(evidence, 'val')}",
+        between(left, HIGH, 5 * HIGH, (0.65, 0.85)) if narrow else 0.5,
         larger(evidence),
         "If it is no better, the inputs do not tell more.",
     )
@@ -262,8 +265,7 @@ def nothing_learned(evidence: Evidence) -> Verdict | None:
     return Verdict(
         "nothing_learned",
         "The loss hardly fell.",
-        f"after {train.steps[-1]} steps the training loss is {number(left)}, where knowing nothing gives "
-        f"{number(nothing)}",
+        f"after {train.steps[-1]} steps the training loss is {number(left)}, where {nothing_gives(evidence)}",
         0.6,
         raised_lr(evidence, 10) if is_far_below(evidence) else (),
         "If no lr is of help, look at the data: do the inputs tell the target?",
@@ -274,7 +276,7 @@ def nothing_learned(evidence: Evidence) -> Verdict | None:
 def overfit(evidence: Evidence) -> Verdict | None:
     """Training low while validation has risen since its minimum."""
     train, val = by_epoch(evidence.curve("train/loss")), by_epoch(evidence.curve("val/loss"))
-    nothing = knowing_nothing(evidence)
+    nothing = knowing_nothing(evidence, "val")
     if not len(train) or not len(val) or nothing is None:
         return None
     best, end = lowest(val), at_the_end(val)
@@ -295,7 +297,7 @@ def overfit(evidence: Evidence) -> Verdict | None:
 
 def too_many_epochs(evidence: Evidence) -> Verdict | None:
     """A run in which nothing that counts came after its beginning."""
-    val, nothing = by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence)
+    val, nothing = by_epoch(evidence.curve("val/loss")), knowing_nothing(evidence, "val")
     if not len(val) or nothing is None or not ran_to_its_end(evidence):
         return None
     settled = max(_reached(val, CLOSE * nothing, sign=1), _objective_reached(evidence))

@@ -13,7 +13,7 @@ from tunelab.analysis.remedies import A_STEP, measured_by, times_lr
 from tunelab.analysis.verdict import Verdict
 
 EXPLODED = 5.0
-"""Times the loss of knowing nothing at the first step. Weights that keep variance begin within twice of it."""
+"""Times the loss of a constant prediction at the first step. Weights that keep variance begin within twice of it."""
 
 VANISHED = 1e-3
 """Of the gradient near the output that reaches the input. Healthy networks of six layers keep a hundredth or more."""
@@ -45,7 +45,7 @@ def exploding_signal(evidence: Evidence) -> Verdict | None:
         "exploding_signal",
         "The signal explodes through the layers: the weights begin too large.",
         f"the loss of the first batch, before any step, was {number(first)}, {number(first / nothing)} times that of "
-        f"knowing nothing ({number(nothing)}){shown}",
+        f"a constant prediction ({number(nothing)}){shown}",
         between(first / nothing, EXPLODED, 4 * EXPLODED),
         _other_init(evidence, "default" if "relu" not in _activation(evidence) else "kaiming_normal"),
         "Draw weights that keep the variance from layer to layer.",

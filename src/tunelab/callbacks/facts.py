@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tunelab.callbacks.constant import MOST_CLASSES, constant_losses
 from tunelab.callbacks.layers import layers, model_of, norms
 from tunelab.folder import FACTS, write_json
 from tunelab.hashing import hashes
@@ -28,7 +28,7 @@ MOST_BYTES = 2**28
 
 
 class Facts(Callback):
-    """Writes facts.json: how many examples, the loss of knowing nothing, whether parts overlap, the first step.
+    """Writes facts.json: how many examples, the loss of a constant prediction, whether parts overlap, the first step.
 
     It is written once, when the first epoch is over, as a disk that is busy may take seconds; a resumed run keeps it.
     What cannot be had cheaply is null: what examples have in common where they are read from files, or come from a data
@@ -127,7 +127,8 @@ def of_data(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
 
     Returns:
         By name: train_examples, val_examples, classes, class_counts of the training part, majority_share, chance_loss
-        (that of the best constant output), input_values of an example, and what `_in_common` and `_label_runs` say.
+        (that of the best constant output under the run's own loss and weights), chance_val_loss and majority_val_share
+        (of the same outputs in validation), input_values of an example, and what `in_common` and `_label_runs` say.
     """
     data = getattr(trainer, "datamodule", None)
     parts, spec = getattr(data, "parts", None), getattr(task, "spec", None)
@@ -138,11 +139,12 @@ def of_data(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
         "classes": len(names) or None,
         "class_counts": list(getattr(spec, "class_counts", ())) or None,
         "input_values": math.prod(spec.input_shape) if spec is not None else None,
-        **dict.fromkeys(("majority_share", "chance_loss", "label_runs")),
+        **dict.fromkeys(("majority_share", "majority_val_share", "chance_loss", "chance_val_loss", "label_runs")),
         **dict.fromkeys(("val_in_train", "duplicate_train", "distinct_train", "label_conflicts", "best_accuracy")),
     }
+    val_counts: NDArray[np.float64] | None = None
     if isinstance(parts, dict) and {"train", "val"} <= parts.keys():
-        (inputs, targets), (val_inputs, _) = parts["train"], parts["val"]
+        (inputs, targets), (val_inputs, val_targets) = parts["train"], parts["val"]
         found |= {"train_examples": len(inputs), "val_examples": len(val_inputs)}
         if isinstance(size := getattr(loader, "batch_size", None), int):  # less where an epoch is limited
             batches = min(trainer.num_training_batches * trainer.world_size, len(inputs))
@@ -152,16 +154,20 @@ def of_data(trainer: Trainer, task: LightningModule) -> dict[str, Any]:
             if names:
                 found["class_counts"] = torch.bincount(targets, minlength=len(names)).tolist()
                 found["label_runs"] = _label_runs(loader, targets.numpy())
-            elif _is_known(getattr(task, "loss", None)):
-                found["chance_loss"] = least_constant_loss(task.loss, targets)  # type: ignore[arg-type]
+                val_counts = torch.bincount(val_targets.cpu(), minlength=len(names)).double().numpy()
+            else:
+                found |= _of_a_constant(task, targets, val_targets.cpu() if len(val_targets) else None)
             if isinstance(inputs, Tensor) and isinstance(val_inputs, Tensor):
                 found |= in_common(inputs, val_inputs, targets.numpy())
     if found["class_counts"]:
         counts = np.array(found["class_counts"], dtype=np.float64)
         found["majority_share"] = float(counts.max() / counts.sum())
-        if type(loss := getattr(task, "loss", None)).__name__ in ("CrossEntropy", "CrossEntropyLoss"):
-            weight = getattr(loss, "weight", None)
-            found["chance_loss"] = entropy(counts if weight is None else counts * weight.double().cpu().numpy())
+        if val_counts is not None and val_counts.sum():
+            found["majority_val_share"] = float(val_counts[counts.argmax()] / val_counts.sum())
+        else:
+            val_counts = None
+        if len(counts) <= MOST_CLASSES:
+            found |= _of_a_constant(task, counts, val_counts)
     return found
 
 
@@ -172,39 +178,15 @@ def _count(loader: Any) -> int | None:
         return None
 
 
-def _is_known(loss: Any) -> bool:
-    """Whether a loss is one that may be asked a hundred times more: what a user's own would do nobody knows."""
-    return type(loss).__module__.startswith(("torch.nn", "tunelab."))
-
-
-def entropy(counts: NDArray[np.float64]) -> float:
-    """The cross-entropy of predicting each class by its share, in nats.
-
-    Args:
-        counts: Examples of each class, or their weights, shape (classes,).
-    """
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
-
-
-def least_constant_loss(loss: Callable[[Tensor, Tensor], Tensor], targets: Tensor) -> float:
-    """The loss of the best constant output, by golden-section search; right for losses convex in the output.
-
-    Args:
-        loss: Maps (outputs, targets) to a scalar.
-        targets: Shape (examples,).
-    """
-    targets = targets.double()
-    ratio = (math.sqrt(5) - 1) / 2
-    low, high = float(targets.min()), float(targets.max())
-
-    def at(constant: float) -> float:
-        return float(loss(torch.full_like(targets, constant), targets))
-
-    while high - low > 1e-6 * max(1.0, abs(low), abs(high)):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        low, high = (low, right) if at(left) < at(right) else (left, high)
-    return at((low + high) / 2)
+def _of_a_constant(task: LightningModule, train: Any, val: Any) -> dict[str, float | None]:
+    """The losses of the best constant output; None where the loss is of a make that cannot be asked."""
+    names, loss = ("chance_loss", "chance_val_loss"), getattr(task, "loss", None)
+    try:
+        found = constant_losses(loss, train, val) if isinstance(loss, torch.nn.Module) else (math.nan, None)
+    except Exception as error:  # of a loss of the user's own make
+        log.debug("The loss of a constant prediction is not noted: %s: %s", type(error).__name__, error)
+        return dict.fromkeys(names)
+    return {name: None if value is None else _finite(value) for name, value in zip(names, found, strict=True)}
 
 
 def _label_runs(loader: Any, labels: NDArray[np.int64]) -> float | None:
