@@ -151,8 +151,8 @@ def said(*combinations: Combination) -> str:
 def test_the_recipes_own_init_stays_where_no_other_is_better_beyond_the_noise() -> None:
     text = said(made("default", [0.50, 0.60, 0.55]), made("orthogonal", [0.49, 0.61, 0.53]))
     assert text.splitlines()[0] == (
-        "no init trains better than default, the recipe's own: train loss 0.55 ± 0.05 after 1 epoch; orthogonal "
-        "differs by less than the seeds' noise."
+        "no init trains better than default, the recipe's own: train loss 0.55 (sd 0.05 of seeds) after 1 epoch; "
+        "orthogonal differs by less than the seeds' noise."
     )
     assert text.endswith("\npython train.py init.x=1")
 
@@ -160,7 +160,8 @@ def test_the_recipes_own_init_stays_where_no_other_is_better_beyond_the_noise() 
 def test_a_better_init_is_typed_in_place_of_the_recipes_own() -> None:
     text = said(made("default", [0.9, 1.0, 0.95]), made("orthogonal", [0.5, 0.6, 0.55]))
     assert (
-        text.splitlines()[0] == "orthogonal trains best: train loss 0.55 ± 0.05 after 1 epoch, where default has 0.95."
+        text.splitlines()[0]
+        == "orthogonal trains best: train loss 0.55 (sd 0.05 of seeds) after 1 epoch, where default has 0.95."
     )
     assert text.endswith("\npython train.py init=orthogonal")
 

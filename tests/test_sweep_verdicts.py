@@ -290,7 +290,7 @@ def test_of_repeated_configurations_means_are_compared_pair_by_pair():
     assert said.startswith(
         "No winner among 2 of 2 configurations: optimizer=adamw has mean 0.9200, and optimizer=sgd is 0.0100 behind "
         "(paired by seed, 3 pairs; standard error 0.012, 95 % interval -0.0397 to 0.0597): no clear difference.\n"
-        "A difference of this size needs about 32 seeds to be seen: search on with name=named 'seed=range(0,32)'."
+        "A difference of this size needs about 34 seeds to be seen: search on with name=named 'seed=range(0,34)'."
     )
     clear = said_of({"adamw": (0.90, 0.94, 0.92), "sgd": (0.51, 0.54, 0.53)})
     assert clear.startswith(

@@ -114,11 +114,11 @@ class Difference:
     def pairs_needed(self) -> int | None:
         """How many pairs would show a difference of this size in four of five cases; None if no number would.
 
-        n = ( (1.96 + 0.84) s / d )²,  s = standard deviation of the differences, d = their mean
+        n = ( (1.96 + 0.84) s / d )² + 2,  s = standard deviation of the differences, d = their mean; 2 for Student's t
         """
         if not self.mean or not self.pairs:
             return None
-        return max(self.pairs + 1, math.ceil((2.8 * self.error / self.mean) ** 2 * self.pairs))
+        return max(self.pairs + 1, math.ceil((2.8 * self.error / self.mean) ** 2 * self.pairs + 2))
 
 
 def difference(first: Mapping[Hashable, float], second: Mapping[Hashable, float]) -> Difference | None:

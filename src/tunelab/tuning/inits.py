@@ -150,7 +150,9 @@ class Comparison(Answer):
         own = next((each for each in inits if each.init == self.own[0]), None)
         if not math.isfinite(inits[0].mean):
             return f"every init diverges within {epochs}: try a smaller lr."
-        loss = f"train loss {best.mean:.3g}{f' ± {best.spread:.2g}' if self.seeds > 1 else ''} after {epochs}"
+        loss = (
+            f"train loss {best.mean:.3g}{f' (sd {best.spread:.2g} of seeds)' if self.seeds > 1 else ''} after {epochs}"
+        )
         if len(inits) == 1:
             return f"{best.init} has {loss}."
         if self.seeds == 1:
@@ -178,7 +180,7 @@ class Comparison(Answer):
                 line = [each.init, each.activation, str(each.depth)]
                 line += [f"{forward[0]:.2g} → {forward[-1]:.2g}", _times(per_layer(forward))]
                 line += [f"{back[0]:.2g} ← {back[-1]:.2g}", _times(per_layer(back[::-1]))]
-                loss += f" ± {each.spread:.2g}" if self.seeds > 1 and math.isfinite(each.mean) else ""
+                loss += f" (sd {each.spread:.2g})" if self.seeds > 1 and math.isfinite(each.mean) else ""
                 lines.append([*line, loss, _word(each)])
         settled = [len({line[column] for line in lines[1:]}) == 1 for column in range(3)]  # said before, or one alone
         shown = [c for c in range(len(head)) if c not in (1, 2) or not settled[c]]

@@ -180,7 +180,7 @@ class Found:
         if not self.is_sure:
             noise = statistics.median(2 * curve.noise / abs(curve.first or 1.0) for curve in self.answering)
             lines.append(
-                f"The loss hardly falls in this test (by {self.fall:.1%}, where batches differ by ± {noise:.1%}): take "
+                f"The loss hardly falls in this test (by {self.fall:.1%}; two sd of batches are {noise:.1%}): take "
                 f"it as a rough guess. More steps may tell more: steps={5 * len(self.curves[0].rates)}."
             )
         if lost := len(self.curves) - len(self.answering):
