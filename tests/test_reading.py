@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tunelab.data.arrays import Arrays, _fit_spec
 from tunelab.data.columns import encode
 from tunelab.data.files import read_csv
 from tunelab.data.reading import ReadingRules, decide
 from tunelab.data.recorded import read_numbers, read_texts
 from tunelab.data.table import CsvData
 from tunelab.errors import ConfigError
+from tunelab.spec import Column, DataSpec
 
 MISSING = ("", "?", "NA", "N/A", "-", "missing", "unknown", "None", "n/a", "#N/A", "-999")
 MARKS = [("", "."), (",", "."), (" ", "."), ("'", "."), ("", ","), (".", ","), ("\u00a0", ","), ("\u2009", ",")]
@@ -254,6 +256,10 @@ def test_minus_999_far_from_all_others_means_missing_unless_it_is_said_to_be_a_n
             ["5 kg", "300 g"] * 5,
             "`data.path` must have one unit in x, got 300 g and 5 kg. Write one unit into the file, ",
         ),
+        (
+            [*NUMBERS, *(f"{n / 7:.2f}".replace(".", ",") for n in range(1, 60))],
+            "`data.path` must have numbers of one ",
+        ),
         (["5%", "0.5"] * 5, "`data.path` must have one unit in x, got 0.5 and 5%. "),
         (
             ["31/12/2024", "2024-12-30"] * 9,
@@ -413,3 +419,26 @@ def test_a_number_that_the_model_cannot_compute_with_is_refused(source: Callable
         ConfigError, match=r"`input` must have numbers of the size that they have in training in x, got"
     ):
         encode(pd.DataFrame({"x": [1.0, far]}), spec)
+
+
+def test_rows_and_features_without_a_file_are_refused_when_float32_cannot_hold_them() -> None:
+    inputs = np.random.default_rng(0).normal(size=(40, 2))
+    inputs[7, 1] = 1e200
+    with pytest.raises(ConfigError, match=r"`data\.path` must have numbers of one size in b, got 1e\+200, beside"):
+        _fit_spec(Arrays(inputs, np.arange(40) % 2, ("a", "b"), ("no", "yes"), "table"), np.arange(40))
+    inputs[7, 1] = 0.0
+    spec = _fit_spec(Arrays(inputs, np.arange(40) % 2, ("a", "b"), ("no", "yes"), "table"), np.arange(40))
+    with pytest.raises(ConfigError, match=r"`input` must have numbers of the size .* in b, got 1e\+39 in row 1\."):
+        encode(pd.DataFrame({"a": [0.0], "b": [1e39]}), spec)
+
+
+def test_a_model_from_before_readings_were_recorded_reads_its_rows_as_it_did() -> None:
+    columns = (
+        Column("price", "number", "number", fill=2.0, decimal_comma=True),
+        Column("city", "category", "2 categories", has_missing=True, categories=("Oslo", "Rome")),
+    )
+    names = tuple(feature for column in columns for feature in column.features)
+    spec = DataSpec("table", (4,), 1, names, (), (0.0,) * 4, (1.0,) * 4, columns=columns, missing=("k.A.",))
+    rows = pd.DataFrame({"price": ["3.113,5", "3.113", "NA", "k.A."], "city": ["Rome", "NA", "k.A.", "None"]})
+    expected = [[3113.5, 0, 1, 0], [3113, 0, 0, 1], [2, 0, 0, 1], [2, 0, 0, 1]]
+    assert encode(rows, spec).tolist() == expected

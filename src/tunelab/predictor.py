@@ -26,6 +26,7 @@ from tunelab.data.files import read_file
 from tunelab.data.folders import ENDINGS
 from tunelab.data.images import read_images
 from tunelab.data.memory import SplitData
+from tunelab.data.scales import too_far
 from tunelab.data.values import first_of, on_one_line
 from tunelab.errors import ConfigError
 from tunelab.fitting import build
@@ -107,7 +108,15 @@ class Predictor:
             )
         if self.spec.columns:
             return encode(self._named(rows), self.spec)
-        return self.spec.normalize(self._values(rows))
+        values = self._values(rows)
+        with np.errstate(over="ignore"):
+            inputs = self.spec.normalize(values)
+        if len(far := too_far(inputs)):
+            raise ConfigError(
+                f"`input` must have numbers of the size that they have in training, but {len(far)} "
+                f"{'row has' if len(far) == 1 else 'rows have'} others: {first_of(far + 1)}. Mend them."
+            )
+        return inputs
 
     def _named(self, rows: Any) -> pd.DataFrame:
         names = list(self.spec.raw_names)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from tunelab.data.known import check_shape, renumbered
 from tunelab.data.memory import Parts, SplitData
+from tunelab.data.scales import SAFE, collapsed
 from tunelab.data.splits import Indices, split
+from tunelab.data.values import on_one_line
 from tunelab.errors import ConfigError
 from tunelab.spec import DataSpec, Kind
 
@@ -109,8 +111,11 @@ def _as_known(data: Arrays, known: DataSpec) -> Arrays:
 def _fit_spec(data: Arrays, train: Indices) -> DataSpec:
     inputs = data.inputs[train]
     axes = {"table": (0,), "sequence": (0, 1), "image": (0, 2, 3)}[data.kind]  # all but the features or channels
+    if data.kind == "table":
+        _check_sizes(inputs, data.feature_names)
+    mean, std = inputs.mean(axis=axes), inputs.std(axis=axes)
     # by its range: the std of a constant 0.1 is not 0 but a rounding error
-    std = np.where(np.ptp(inputs, axis=axes) > 0, inputs.std(axis=axes), 1.0)
+    std = np.where(np.ptp(inputs, axis=axes) > 0, std, 1.0)
     classes = len(data.class_names)
     targets = data.targets[train]
     return DataSpec(
@@ -119,10 +124,26 @@ def _fit_spec(data: Arrays, train: Indices) -> DataSpec:
         output_size=classes or 1,
         feature_names=data.feature_names,
         class_names=data.class_names,
-        input_mean=tuple(inputs.mean(axis=axes).tolist()),
+        input_mean=tuple(mean.tolist()),
         input_std=tuple(std.tolist()),  # a constant feature stays zero
         target_mean=0.0 if classes else float(targets.mean()),
         target_std=1.0 if classes or np.ptp(targets) == 0 else float(targets.std()),
         class_counts=tuple(np.bincount(targets, minlength=classes).tolist()) if classes else (),
         value_range=(float(inputs.min()), float(inputs.max())),
     )
+
+
+def _check_sizes(inputs: NDArray[np.float64], names: tuple[str, ...]) -> None:
+    """Refuses a feature of which one number is so large that beside it the others are all one."""
+    for values, name in zip(inputs.T, names, strict=True):
+        far = collapsed(values)
+        if far is not None:
+            raise ConfigError(
+                f"`data.path` must have numbers of one size in {on_one_line(name)}, got {values[far]:g}, beside which "
+                "all the others are one. Mend the data, or leave this feature out."
+            )
+        if not np.abs(values).max() < SAFE:
+            raise ConfigError(
+                f"`data.path` must have numbers below {SAFE:g} in {on_one_line(name)}, got {np.abs(values).max():g}. "
+                "Write them in a larger unit, or leave this feature out."
+            )

@@ -15,7 +15,7 @@ from tunelab.data.dates import ISO, phases
 from tunelab.data.gaps import is_missing
 from tunelab.data.numbers import Notation
 from tunelab.data.recorded import read_numbers, read_texts
-from tunelab.data.scales import FARTHEST, collapsed, mean_and_std, standardised
+from tunelab.data.scales import collapsed, mean_and_std, standardised, too_far
 from tunelab.data.values import Array, first_of, in_order, on_one_line, one_spelling, tidy, to_numbers, typed_list
 from tunelab.errors import ConfigError, did_you_mean
 from tunelab.spec import Column, DataSpec
@@ -251,8 +251,7 @@ def _readable(values: pd.Series[Any], column: Column, missing: Sequence[str], ke
 
 def _check_size(scaled: NDArray[np.floating[Any]], values: pd.Series[Any], key: str) -> None:
     """Refuses numbers so far from those of the training rows that the model cannot compute with them."""
-    far = np.flatnonzero(~(np.abs(scaled.reshape(len(scaled), -1)) <= FARTHEST).all(axis=1))
-    if len(far):
+    if len(far := too_far(scaled)):
         raise ConfigError(_wrong(values, far, "numbers of the size that they have in training", key))
 
 

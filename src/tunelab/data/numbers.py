@@ -50,6 +50,12 @@ KNOWN_UNITS = frozenset(_UNITS.split())
 NUMBERS_FROM = 0.9
 """A column of texts of which at least this share are numbers holds numbers; the others are mistakes, and said so."""
 
+MANY_NUMBERS = 20
+"""A column with more different numbers than these is no column of codes, whatever words stand beside them."""
+
+TRIED_UNITS = 3
+"""The most frequent units, one of which nearly all numbers must have: none beside it, or a zero without it."""
+
 PERCENT = ("%", "‰")
 
 
@@ -79,7 +85,10 @@ class Notation:
 
     def value(self, text: str) -> float:
         """The number that a text is, NaN if it is none in this notation."""
-        apart = take_apart(text)
+        return self.value_of(take_apart(text))
+
+    def value_of(self, apart: Apart | None) -> float:
+        """The number of a text taken apart, NaN if it is none in this notation."""
         if apart is None or not self.has_unit(apart):
             return math.nan
         found = (COMMA if self.decimal_comma else POINT).fullmatch(apart.body)
@@ -112,9 +121,9 @@ class Notation:
 
 def take_apart(text: str) -> Apart | None:
     """Sign, digits, exponent and unit of a text such as -1,234.50 kg, $(12) or −5 %; None if it has no such form."""
-    text = text.translate(_SIGNS).strip()
+    text = (text if text.isascii() and "`" not in text else text.translate(_SIGNS)).strip()
     negative = ""
-    if bracketed := _BRACKETED.fullmatch(text):
+    if "(" in text and (bracketed := _BRACKETED.fullmatch(text)):
         text, negative = f"{bracketed['before']}{bracketed['inside'].strip()}{bracketed['after']}", "-"
     found = _TEXT.fullmatch(text)
     if found is None or (found["sign"] and found["second"]):
@@ -176,7 +185,7 @@ def find_notation(counts: Mapping[str, int], decimal: Decimal | None) -> Found:
     numeric = {text: parts for text, parts in apart.items() if parts is not None}
     if not numeric:
         return Found(None, words)
-    unit, units = _unit({text: (parts, counts[text]) for text, parts in numeric.items()})
+    unit, units = _unit(numeric, counts)
     if unit is None:
         return Found(None, words, {text: counts[text] for text in numeric}, units=units)
     of_unit = {text: parts for text, parts in numeric.items() if Notation(unit=unit).has_unit(parts)}
@@ -190,7 +199,7 @@ def find_notation(counts: Mapping[str, int], decimal: Decimal | None) -> Found:
     if max(as_point, as_comma) < NUMBERS_FROM:
         return Found(None, words, {text: counts[text] for text in numeric}, units=units)
     notation = Notation(comma, _thousands(comma, of_unit.values()), unit)
-    values = {text: notation.value(text) for text in numeric}
+    values = {text: notation.value_of(parts) for text, parts in numeric.items()}
     known = {text: value for text, value in values.items() if not math.isnan(value)}
     misfits = {text: counts[text] for text in numeric if text not in known}
     return Found(notation, words, misfits, known, sum(counts[t] for t in known), doubtful if is_open else "", units)
@@ -204,14 +213,15 @@ def _are_plain(texts: Iterable[str]) -> bool:
     return not with_points or not all(COMMA.fullmatch(text.lstrip("+-")) for text in with_points)
 
 
-def _unit(texts: Mapping[str, tuple[Apart, int]]) -> tuple[str | None, tuple[str, ...]]:
+def _unit(texts: Mapping[str, Apart], counts: Mapping[str, int]) -> tuple[str | None, tuple[str, ...]]:
     """The unit of nearly all numbers, None if there is none such; and all their units."""
     rows: dict[str, int] = {}
-    for parts, count in texts.values():
-        rows[parts.unit] = rows.get(parts.unit, 0) + count
+    for text, parts in texts.items():
+        rows[parts.unit] = rows.get(parts.unit, 0) + counts[text]
     ordered = sorted(rows, key=lambda unit: (-rows[unit], unit))
-    for unit in ordered:
-        fitting = sum(count for parts, count in texts.values() if Notation(unit=unit).has_unit(parts))
+    for unit in ordered[:TRIED_UNITS]:
+        notation = Notation(unit=unit)
+        fitting = sum(counts[text] for text, parts in texts.items() if notation.has_unit(parts))
         if fitting >= NUMBERS_FROM * sum(rows.values()):
             return unit, tuple(ordered)
     return None, tuple(ordered)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tunelab.data.dates import ISO, FoundDates, parse
-from tunelab.data.numbers import KNOWN_UNITS, NUMBERS_FROM, Found, is_currency, other_values, take_apart
+from tunelab.data.numbers import (
+    COMMA,
+    KNOWN_UNITS,
+    MANY_NUMBERS,
+    NUMBERS_FROM,
+    POINT,
+    Found,
+    is_currency,
+    other_values,
+    take_apart,
+)
 from tunelab.data.values import first_of, on_one_line, typed_list, typed_mapping
 
 
@@ -62,6 +72,22 @@ def ask_units(name: str, found: Found, counts: Mapping[str, int]) -> str | None:
         f"`data.path` must have one unit in {on_one_line(name)}, got "
         f"{' and '.join(on_one_line(texts[unit]) for unit in found.units[:2])}. Write one unit into the file, or type "
         f"{typed_list('data.categorical', [name])} if the values are codes. {_remedies(name)}"
+    )
+
+
+def ask_notation(name: str, found: Found, counts: Mapping[str, int]) -> str | None:
+    """A question where a column has many numbers and no notation for all; None where it has something else."""
+    numeric = {text: apart.body for text in found.misfits if (apart := take_apart(text))}
+    numeric = {text: body for text, body in numeric.items() if POINT.fullmatch(body) or COMMA.fullmatch(body)}
+    few = len(numeric) <= MANY_NUMBERS or len(found.units) > 1
+    if few or sum(counts[text] for text in numeric) < NUMBERS_FROM * sum(counts.values()):
+        return None
+    point = next((text for text, body in numeric.items() if not COMMA.fullmatch(body)), "")
+    comma = next((text for text, body in numeric.items() if not POINT.fullmatch(body)), "")
+    return (
+        f"`data.path` must have numbers of one notation in {on_one_line(name)}, got "
+        f"{' and '.join(on_one_line(text) for text in (point, comma) if text)}. Write one notation into the file, or "
+        f"type {typed_list('data.categorical', [name])} if the values are codes. {_remedies(name)}"
     )
 
 

@@ -11,17 +11,14 @@ import numpy as np
 
 from tunelab.data.dates import ISO, find_format
 from tunelab.data.gaps import NINES_AS_TEXT, USUAL, may_be_missing, numbers_for_missing, words_for_missing
-from tunelab.data.numbers import NUMBERS_FROM, Decimal, Found, find_notation, take_apart
-from tunelab.data.questions import ask_dates, ask_day_first, ask_decimal, ask_missing, ask_units
+from tunelab.data.numbers import MANY_NUMBERS, NUMBERS_FROM, Decimal, Found, find_notation, take_apart
+from tunelab.data.questions import ask_dates, ask_day_first, ask_decimal, ask_missing, ask_notation, ask_units
 from tunelab.data.values import Array, first_of, has_texts, on_one_line, plain_text, tidy, to_numbers, typed_list
 from tunelab.errors import ConfigError
 from tunelab.spec import Column
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MANY_NUMBERS = 20
-"""A column with more different numbers than these is no column of codes, whatever words stand beside them."""
 
 FEW_WORDS = 3
 """Words beside many numbers that may each mean a missing value; more are categories."""
@@ -174,7 +171,7 @@ def _look_for_numbers(
     elif nines:  # -999 beside 70 kg is no weight
         counts, placeholders = others, [*placeholders, *nines]
     if found.notation is None:
-        asked_unit = ask_units(name, found, counts)
+        asked_unit = ask_units(name, found, counts) or ask_notation(name, found, counts)
         return _Look(Column(name, "category", ""), (asked_unit,)) if asked_unit else None
     words, total = found.words, sum(counts.values())
     distinct = len(set(found.numbers.values()))
@@ -198,7 +195,7 @@ def _look_for_numbers(
         decimal_comma=found.notation.decimal_comma,
         thousands=found.notation.thousands,
         unit=found.notation.unit,
-        placeholders=tuple(word for word in sorted(placeholders) if word not in USUAL),
+        placeholders=tuple(sorted(placeholders)),
     )
     return _Look(_with_numbers_for_missing(column, rows, rules, is_target), asked, found.open)
 
@@ -276,7 +273,7 @@ def _look_for_dates(
     if found.open:
         asked = (*asked, ask_day_first(name, found))
     note = "date" if found.format == ISO else f"date, read as {found.format}"
-    words = tuple(word for word in sorted(placeholders) if word not in USUAL)
+    words = tuple(sorted(placeholders))
     return _Look(Column(name, "date", note, date_format=found.format, placeholders=words), asked)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from tunelab.data.values import Array
 
@@ -44,6 +47,11 @@ def collapsed(values: Array) -> int | None:
     if not 0 < min(spreads) < LEAST_SPREAD * std:
         return None
     return int(np.argmax(np.abs(values / std - mean / std)))
+
+
+def too_far(scaled: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """The rows whose standardised numbers are so large that a model cannot compute with them, shape (rows, …)."""
+    return np.flatnonzero(~(np.abs(scaled.reshape(len(scaled), -1)) <= FARTHEST).all(axis=1))
 
 
 def standardised(values: Array, mean: Array, std: Array) -> Array:
