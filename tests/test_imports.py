@@ -72,7 +72,9 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "same_data": ({"folder", "hashing", "members", "record"}, {"omegaconf"}),
     "checkpoints": ({"folder"}, {"lightning"}),
     # a fit
-    "loggers": ({"folder"}, {"lightning", "tensorboard"}),
+    "metrics_csv": ({"folder"}, {"lightning"}),
+    "loggers": ({"metrics_csv"}, {"lightning", "tensorboard"}),
+    "harmless": (set(), {"lightning"}),
     "services": ({"folder"}, {"lightning", "mlflow", "wandb"}),
     "tasks": ({"loggers", "schedules"}, {"lightning", "torchmetrics"}),
     "callbacks": ({"folder", "hashing", "loggers", "members", "scaling"}, {"lightning", "rich"}),
@@ -80,19 +82,19 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     # what brings them together
     "ranks": (set(), set()),
     "lean": ({"tasks"}, {"lightning"}),
-    "loop": ({"callbacks", "lean"}, {"lightning"}),
+    "loop": ({"callbacks", "lean", "metrics_csv"}, {"lightning"}),
     "replay": ({"callbacks", "checkpoints", "folder"}, {"hydra", "lightning", "omegaconf"}),
     "prepare": ({"aliases", "config"}, {"hydra", "lightning", "omegaconf"}),
     "ends": (set(), {"lightning", "omegaconf"}),
     "opening": ({"ends", "folder", "loggers", "record"}, {"lightning", "omegaconf"}),
     "fitting": (
-        {"callbacks", "checkpoints", "lean", "loop", "prepare", "ranks", "replay", "whitelist"},
+        {"callbacks", "checkpoints", "harmless", "lean", "loop", "prepare", "ranks", "replay", "whitelist"},
         {"hydra", "omegaconf", "lightning"},
     ),
     "run": (
         {
-            *("callbacks", "checkpoints", "ends", "fitting", "folder", "lean", "loop", "opening", "prepare", "ranks"),
-            *("record", "replay", "same_data", "tuning"),
+            *("callbacks", "checkpoints", "ends", "fitting", "folder", "lean", "loop", "metrics_csv", "opening"),
+            *("prepare", "ranks", "record", "replay", "same_data", "tuning"),
         },
         {"omegaconf", "lightning"},
     ),

@@ -1,6 +1,7 @@
 """One line per step in the csv, the same values in TensorBoard, and a HParams tab with every run's real objective."""
 
 import csv
+import random
 import re
 import time
 from types import SimpleNamespace
@@ -186,23 +187,22 @@ def test_a_resume_from_before_the_first_line_keeps_none_of_them(tmp_path):
 
 
 HEADER, LINES = "step,epoch,a\r\n", ["10,0,1.0\r\n", "20,1,2.0\r\n", "30,1,3.0\r\n"]
-DAMAGED = {
-    "a step that is no number": (HEADER + LINES[0] + "2x,1,2.0\r\n" + LINES[2], ["10", "30"]),
-    "zeros in place of the end": (HEADER + LINES[0] + LINES[1] + "30,1" + "\0" * 200_000, ["10", "20"]),
-    "zeros in place of a line": (HEADER + LINES[0] + "\0" * 5000 + LINES[2], ["10", "30"]),
-    "a torn last line": (HEADER + LINES[0] + LINES[1] + "3", ["10", "20"]),
-    "a torn last value": (HEADER + LINES[0] + LINES[1] + "30,1,3.", ["10", "20"]),
-    "a line joined to a torn one": (HEADER + LINES[0] + "20,1,2." + LINES[2], ["10"]),
-    "a line torn short": (HEADER + LINES[0] + "20\r\n" + LINES[2], ["10", "30"]),
-    "a line out of order": (HEADER + LINES[0] + LINES[1] + "3,1,3.0\r\n", ["10", "20"]),
-    "no header": ("".join(LINES), []),
-    "zeros alone": ("\0" * 5000, []),
-    "bytes that are no text": (HEADER + LINES[0] + "2\udcff,1,2.0\r\n" + LINES[2], ["10", "30"]),
+DAMAGED = {  # what is in the file; the steps that stay, and what goes to the file beside it
+    "a step that is no number": (HEADER + LINES[0] + "2x,1,2.0\r\n" + LINES[2], ["10", "30"], ["2x,1,2.0"]),
+    "zeros in place of the end": (HEADER + LINES[0] + LINES[1] + "30,1" + "\0" * 200_000, ["10", "20"], ["30,1"]),
+    "zeros in place of a line": (HEADER + LINES[0] + "\0" * 5000 + LINES[2], ["10", "30"], []),
+    "a torn last line": (HEADER + LINES[0] + LINES[1] + "3", ["10", "20"], ["3"]),
+    "a torn last value": (HEADER + LINES[0] + LINES[1] + "30,1,3.", ["10", "20"], ["30,1,3."]),
+    "a line joined to a torn one": (HEADER + LINES[0] + "20,1,2." + LINES[2], ["10"], ["20,1,2.30,1,3.0"]),
+    "a line torn short": (HEADER + LINES[0] + "20\r\n" + LINES[2], ["10", "30"], ["20"]),
+    "no header": ("".join(LINES), [], ["10,0,1.0", "20,1,2.0", "30,1,3.0"]),
+    "zeros alone": ("\0" * 5000, [], []),
+    "bytes that are no text": (HEADER + LINES[0] + "2\udcff,1,2.0\r\n" + LINES[2], ["10", "30"], ["2\ufffd,1,2.0"]),
 }
 
 
-@pytest.mark.parametrize(("text", "steps"), DAMAGED.values(), ids=DAMAGED)
-def test_a_resume_drops_lines_that_are_damaged_and_says_so_in_a_line(tmp_path, caplog, text, steps):
+@pytest.mark.parametrize(("text", "steps", "aside"), DAMAGED.values(), ids=DAMAGED)
+def test_a_resume_puts_lines_that_are_damaged_aside_and_says_so_in_a_line(tmp_path, caplog, text, steps, aside):
     (tmp_path / "metrics.csv").write_bytes(text.encode(errors="surrogateescape"))
     logger = Csv(str(tmp_path))
     logger.resume_from(30)
@@ -211,9 +211,50 @@ def test_a_resume_drops_lines_that_are_damaged_and_says_so_in_a_line(tmp_path, c
     logger.save()
     assert _lines(tmp_path)[0] == ["step", "epoch", "a"]
     assert [row["step"] for row in _rows(tmp_path)] == [*steps, "40"]
-    assert caplog.messages == [
-        f"{tmp_path / 'metrics.csv'} is damaged: lines that are torn or out of order are dropped."
-    ]
+    assert _aside(tmp_path) == ([HEADER.strip()] if aside and steps else []) + aside
+    lines = "1 torn line" if len(aside) == 1 else f"{len(aside)} torn lines"
+    zeros = ["zeros stand in the place of lines"] if "\0" in text else []
+    moved = [f"{lines} went to metrics.before_resume.csv"] if aside else []
+    assert caplog.messages == [f"{tmp_path / 'metrics.csv'} is damaged: {', and '.join([*zeros, *moved])}."]
+
+
+def _aside(folder):
+    path = folder / "metrics.before_resume.csv"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_order_of_its_lines_a_resume_goes_on_as_the_uninterrupted_run_and_loses_no_line(tmp_path, seed):
+    # a task of the user's own logs a step behind ours, validations come back to a step, saves fall anywhere
+    draw = random.Random(seed)
+    logged = [(max(0, n // 3 + draw.choice((0, -1))), {f"m{draw.randrange(4)}": draw.random()}) for n in range(60)]
+    saved, killed = sorted(draw.sample(range(60), 2))
+
+    def run(folder, steps):
+        logger = Csv(str(folder))
+        for number, (step, metrics) in enumerate(logged[:steps]):
+            if number == saved:
+                logger.save()
+                kept = logger.lines
+            if draw.random() < 0.2:
+                logger.save()
+            logger.log_metrics({**metrics, "epoch": step // 5}, step)
+        logger.save()
+        return kept
+
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    run(tmp_path / "whole", 60)
+    lines = run(tmp_path / "cut", killed)
+    before = (tmp_path / "cut" / "metrics.csv").read_text()
+    again = Csv(str(tmp_path / "cut"))
+    again.resume_from(logged[saved][0], lines)
+    there = (tmp_path / "cut" / "metrics.csv").read_text() + "\n".join(_aside(tmp_path / "cut"))
+    assert set(before.splitlines()) <= set(there.splitlines())  # not one has gone
+    for step, metrics in logged[saved:]:
+        again.log_metrics({**metrics, "epoch": step // 5}, step)
+    again.close()
+    assert _rows(tmp_path / "cut") == _rows(tmp_path / "whole")
 
 
 def test_a_resume_in_an_empty_folder_begins_a_file(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_command import in_process_of_its_own, refused, typed
+from test_command import in_process_of_its_own, typed
 
 from tunelab.errors import ConfigError
 from tunelab.services import Mlflow, Wandb
@@ -146,13 +146,14 @@ def test_two_runs_of_one_process_are_two_runs_of_wandb_and_a_resumed_one_is_the_
 
 @pytest.mark.slow
 @needs["wandb"]
-def test_wandb_without_a_login_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_without_a_login_writes_files_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # where a login would be kept
-    outcome = in_process_of_its_own(tmp_path, *SMALL, "logger=wandb")
-    text = refused(outcome, 1)
-    assert "`logger` must reach Weights & Biases to write to it: No API key configured." in text
-    assert "Type wandb login, or add logger.wandb.offline=true." in text
+    outcome = in_process_of_its_own(tmp_path, *SMALL, "logger=[csv,wandb]", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.text
+    assert outcome.text.count("logger=wandb cannot reach Weights & Biases: No API key configured.") == 1
+    (run,) = offline_runs(tmp_path)
+    assert untimed(wandb_curves(run), [3, 6]) == pytest.approx(curves(tmp_path / "run"))
 
 
 # ---- MLflow
@@ -215,15 +216,6 @@ def test_a_run_that_fails_is_marked_as_failed_in_mlflow(tmp_path: Path, monkeypa
         assert typed(tmp_path, *SMALL, *MLFLOW, "hydra.run.dir=run").code == 130
     (run,) = mlflow_runs(tmp_path)
     assert run.info.status == "FAILED"
-
-
-@needs["mlflow"]
-def test_a_server_that_does_not_answer_is_refused_at_once(tmp_path: Path) -> None:
-    outcome = typed(tmp_path, *SMALL, "logger=mlflow", "logger.mlflow.tracking_uri=http://127.0.0.1:9")
-    text = refused(outcome, 1)
-    assert "`logger.mlflow.tracking_uri` must lead to a server that answers, got http://127.0.0.1:9" in text
-    assert "logger.mlflow.tracking_uri=sqlite:///outputs/mlflow.db" in text
-    assert list(tmp_path.glob("outputs/*/*")) == []
 
 
 # ---- without, and together

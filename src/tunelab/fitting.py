@@ -12,7 +12,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf
 
-from tunelab import ranks
+from tunelab import harmless, ranks
 from tunelab.callbacks import Interrupts, Objective, Progress
 from tunelab.checkpoints import AtomicCheckpointIO
 from tunelab.errors import ConfigError, unexpected
@@ -83,9 +83,12 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> T
         profiler = NoProfiler()
     else:
         profiler.dirpath = folder
+    not_logged: dict[str, str] = {}
+    made = (harmless.made(n, build(c, save_dir=str(folder), _partial_=True), not_logged) for n, c in cfg.logger.items())
+    loggers = [logger for logger in made if logger is not None]
     trainer: Trainer = build(
         cfg.trainer,
-        logger=[build(logger, save_dir=str(folder))() for logger in cfg.logger.values()],
+        logger=loggers,
         callbacks=callbacks,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         profiler=profiler,
@@ -95,6 +98,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[Callback]) -> T
         **QUIET,
         enable_progress_bar=cfg.trainer.enable_progress_bar and ranks.rank() == 0,
     )
+    trainer.not_logged = not_logged  # type: ignore[attr-defined]  # the first failure of each logger
     return trainer
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,23 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from lightning import Trainer
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger as FabricTensorBoardLogger
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from tunelab.folder import write_atomic
+from tunelab.metrics_csv import Csv
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import FileWriter
-
-log = logging.getLogger("tunelab")
 
 Scalar = float | int | str | bool
 
 LOGGING = "[tunelab]logging"
 """What profilers know the writing of metrics by."""
-
-SECONDS_BETWEEN_SAVES = 1.0
-"""How long a line of the csv may wait, in a run without checkpoints."""
 
 CHARTS = {
     "training and validation": {
@@ -204,108 +196,3 @@ def _tags_at(step: int, folder: Path) -> set[str]:
             elif event.step == step:
                 tags.update(value.tag for value in event.summary.value)
     return tags
-
-
-class Csv(Logger):
-    """metrics.csv: a line per step at which something was written, a column per metric.
-
-    Lines wait for a second, or until they are to be saved, to be written together.
-
-    Args:
-        save_dir: The run's folder.
-    """
-
-    def __init__(self, save_dir: str) -> None:
-        super().__init__()
-        self.path = Path(save_dir) / "metrics.csv"
-        self._columns = ["step", "epoch"]
-        self._waiting: list[dict[str, Any]] = []
-        self._saved: dict[str, Any] = {}  # the last line of the file, which later values of its step join
-        self._saved_at = time.monotonic()
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
-
-    def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        if not self._waiting or self._waiting[-1]["step"] != step:
-            if time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
-                self.save()
-            self._waiting.append({"step": step})
-        for key, value in metrics.items():
-            self._waiting[-1][key] = int(value) if key == "epoch" else float(value)
-
-    def save(self) -> None:
-        self._saved_at = time.monotonic()
-        if not self._waiting:
-            return
-        lines, self._waiting = self._waiting, []
-        # a save in the middle of a step, as before a checkpoint, must not end its line
-        joined = self._saved if self._saved.get("step") == lines[0]["step"] else {}
-        lines[0] = {**joined, **lines[0]} | {key: joined[key] for key in ("epoch",) if key in joined}
-        self._saved = lines[-1]
-        new = [key for line in lines for key in line if key not in self._columns]
-        self._columns += dict.fromkeys(new)
-        if new or joined or not self.path.exists():
-            rows = self._rows()
-            self._rewrite([*(rows[:-1] if joined else rows), *lines])
-        else:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns).writerows(lines)
-
-    def finalize(self, status: str) -> None:
-        self.save()
-
-    def resume_from(self, step: int) -> None:
-        """Drops the lines of an earlier part of the run after this step, which will be written again.
-
-        What is written at the step itself, as by a validation that was still to come, joins its line. Lines that a
-        loss of power has damaged are dropped, too.
-        """
-        written = self._text()
-        whole = written.replace("\0", "")
-        whole = whole[: whole.rfind("\n") + 1]
-        reader = csv.DictReader(io.StringIO(whole, newline=""))
-        kept: list[dict[str, Any]] = []
-        damaged = whole != written
-        for row in reader:
-            if not _is_whole(row) or (kept and int(row["step"]) <= int(kept[-1]["step"])):
-                damaged = True
-            elif int(row["step"]) <= step:
-                kept.append(row)
-        if damaged:
-            log.warning("%s is damaged: lines that are torn or out of order are dropped.", self.path)
-        if damaged or reader.line_num > 1:
-            if kept:
-                self._columns = list(kept[0])
-            if kept and int(kept[-1]["step"]) == step:
-                self._saved = {**kept[-1], "step": step}
-            self._rewrite(kept)
-
-    def _text(self) -> str:
-        if not self.path.exists():
-            return ""
-        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
-            return file.read()
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return list(csv.DictReader(io.StringIO(self._text(), newline="")))
-
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(self.path, text.getvalue())
-
-
-def _is_whole(row: Mapping[str | None, Any]) -> bool:
-    """Whether a line of a csv has a value for each column, no more, and a step."""
-    return None not in row and None not in row.values() and str(row.get("step")).isdecimal()

@@ -12,6 +12,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from tunelab.callbacks import Checkpoint, Interrupts
 from tunelab.lean import LeanOptimization, leave_out_idle
+from tunelab.metrics_csv import METRICS_LINES, Csv
 
 GO_ON, SAVE, END = 0, 1, 2
 
@@ -187,6 +188,11 @@ class _Hooks(Callback):
         self.loop.stop_again()
         leave_out_idle(trainer)
         self.loop.automatic_optimization.begin()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, Csv):
+                checkpoint[METRICS_LINES] = logger.lines
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.state.fn == "fit":

@@ -23,6 +23,7 @@ from tunelab.fitting import build, build_trainer, fit_aside, parts
 from tunelab.folder import RunFolder, write_json
 from tunelab.lean import NoProfiler
 from tunelab.loop import EpochLoop
+from tunelab.metrics_csv import METRICS_LINES, Csv
 from tunelab.opening import Opening
 from tunelab.prepare import check_devices, complete, prepare_process
 from tunelab.record import Start, record
@@ -54,7 +55,7 @@ def train(
     cfg = complete(with_found_lr(cfg, folder, checkpoint) if cfg.get("find_lr") else cfg)
     prepare_process(cfg)
     check_devices(cfg)
-    first_step, over = check_resumable(checkpoint, cfg) if checkpoint else (0, False)
+    first_step, over, lines = check_resumable(checkpoint, cfg) if checkpoint else (0, False, None)
     data, task = parts(cfg, resumed=checkpoint is not None)
     require_same(cfg, data, lambda: build(cfg.data), folder if checkpoint else None, start.repeated_from)
     objective, clock = Objective(cfg.objective, cfg.objective_direction), Clock()
@@ -67,7 +68,7 @@ def train(
             own = [objective, Opening(cfg, start, folder, over), Facts(folder), MembersFile(folder)]
             trainer = build_trainer(cfg, folder, [*own, *callbacks, interrupts, clock])
             EpochLoop(trainer, interrupts, cfg.seed)
-            with _logging(trainer, first_step if checkpoint and leads else None):
+            with _logging(trainer, first_step if checkpoint and leads else None, lines):
                 try:
                     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
                     result = summarise(trainer, task, cfg, objective, clock, first_step)
@@ -93,11 +94,14 @@ def train(
 
 
 @contextmanager
-def _logging(trainer: Trainer, resumed_at: int | None) -> Iterator[None]:
-    """Has the loggers go on at the step of a resume, and ends their files."""
-    for logger in trainer.loggers if resumed_at is not None else []:
-        if hasattr(logger, "resume_from"):
-            logger.resume_from(resumed_at)
+def _logging(trainer: Trainer, resumed_at: int | None, lines: int | None) -> Iterator[None]:
+    """Has the loggers go on at the step of a resume, and behind so many lines of metrics.csv, and ends their files."""
+    if resumed_at is not None:
+        for logger in trainer.loggers:
+            if isinstance(logger, Csv):
+                logger.resume_from(resumed_at, lines)
+            elif hasattr(logger, "resume_from"):
+                logger.resume_from(resumed_at)
     try:
         yield
     finally:
@@ -136,17 +140,18 @@ def diverged(
     return RunFailed(message)
 
 
-def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
+def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool, int | None]:
     """Where a run is taken up again.
 
     Returns:
-        The step at which the checkpoint was written, and whether nothing but the test score is missing.
+        The step at which the checkpoint was written, whether nothing but the test score is missing, and how many lines
+        metrics.csv had, where the checkpoint says so.
 
     Raises:
         ConfigError: If it is damaged, or nothing of the recipe is left to do after it.
     """
     content = read_checkpoint(checkpoint, "resume")
-    step, done = int(content["global_step"]), epochs_done(content)
+    step, done, lines = int(content["global_step"]), epochs_done(content), content.get(METRICS_LINES)
     result = RunFolder(checkpoint.parent.parent).last_result
     limit = result.get("ended_by")
     all_steps = 0 < (cfg.trainer.get("max_steps") or -1) <= step
@@ -159,7 +164,7 @@ def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
     trained = done == cfg.epochs or all_steps
     unsaid = trained and not result  # killed between its last step and its result
     if unsaid or (cfg.test and not result.get("test") and (ended or trained)):
-        return step, True
+        return step, True, lines
     if all_steps:
         raise ConfigError(
             f"`trainer.max_steps` must be more than the {step} that the run has behind it, got "
@@ -177,7 +182,7 @@ def check_resumable(checkpoint: Path, cfg: DictConfig) -> tuple[int, bool]:
             f"`epochs` must be more than the {done} that the run has behind it, got {cfg.epochs}. "
             f"Try epochs={2 * done}."
         )
-    return step, False
+    return step, False, lines
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
@@ -230,4 +235,5 @@ def summarise(
         "samples_per_second": round(clock.samples / clock.seconds) if clock.samples else None,
         "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
         "val_examples": objective.examples,
+        **({"not_logged": failures} if (failures := getattr(trainer, "not_logged", None)) else {}),
     }

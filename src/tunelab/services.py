@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +18,12 @@ from lightning.pytorch.loggers import Logger
 from tunelab.errors import ConfigError
 from tunelab.folder import write_atomic
 
+log = logging.getLogger("tunelab")
+
 Scalar = float | int | str | bool
+
+WRITERS_WAIT_SECONDS = 60
+"""How long one run waits for another that writes into the same SQLite database."""
 
 
 class Wandb(Logger):
@@ -52,11 +59,7 @@ class Wandb(Logger):
 
     @property
     def run(self) -> Any:
-        """The run at Weights & Biases.
-
-        Raises:
-            ConfigError: If nobody is logged in, or the service cannot be reached.
-        """
+        """The run at Weights & Biases; in files alone if nobody is logged in, or the service cannot be reached."""
         if self._run is None:
             import wandb
 
@@ -73,11 +76,16 @@ class Wandb(Logger):
                     settings=wandb.Settings(quiet=True, silent=self.offline, console="off", init_timeout=30),
                 )
             except wandb.errors.Error as error:
+                if self.offline:
+                    raise
                 first, *_ = str(error).splitlines()
-                raise ConfigError(
-                    f"`logger` must reach Weights & Biases to write to it: {first} "
-                    "Type wandb login, or add logger.wandb.offline=true."
-                ) from error
+                log.warning(
+                    "logger=wandb cannot reach Weights & Biases: %s The run is written to %s instead; send it by wandb "
+                    "sync, or next time type wandb login first, or logger.wandb.offline=true.",
+                    *(first, self.folder / "wandb"),
+                )
+                self.offline = True
+                return self.run
             self._run.define_metric("*", step_metric="step")
         return self._run
 
@@ -110,7 +118,8 @@ class Mlflow(Logger):
         tracking_uri: A server, or a database such as sqlite:///outputs/mlflow.db.
 
     Raises:
-        ConfigError: If mlflow is not installed, or no server answers there.
+        ConfigError: If mlflow is not installed.
+        ConnectionError: If no server answers there.
     """
 
     def __init__(self, save_dir: str, *, experiment: str, tracking_uri: str) -> None:
@@ -138,25 +147,49 @@ class Mlflow(Logger):
         if self._client is None:
             from mlflow import MlflowClient
 
-            if database := self.uri.partition("sqlite:///")[2]:
-                path = Path(database).absolute()  # MLflow keeps connections by their name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.uri = f"sqlite:///{path}"
             logging.getLogger("mlflow").setLevel(logging.WARNING)  # of the tables that it makes
             logging.getLogger("alembic").setLevel(logging.WARNING)
-            self._client = MlflowClient(self.uri)
-            kept = self.folder / "mlflow_run_id"
-            self._resumed = kept.is_file()
-            if self._resumed:
-                self.run_id = kept.read_text().strip()
-                self._client.update_run(self.run_id, "RUNNING")
-            else:
-                found = self._client.get_experiment_by_name(self.experiment)
-                number = found.experiment_id if found else self._client.create_experiment(self.experiment)
-                tags = {"folder": str(self.folder)}
-                self.run_id = self._client.create_run(number, run_name=self.folder.name, tags=tags).info.run_id
-                write_atomic(kept, f"{self.run_id}\n")
+            with self._alone():
+                client = MlflowClient(self.uri)
+                kept = self.folder / "mlflow_run_id"
+                if kept.is_file():
+                    self._resumed, self.run_id = True, kept.read_text().strip()
+                    client.update_run(self.run_id, "RUNNING")
+                else:
+                    number, tags = self._experiment(client), {"folder": str(self.folder)}
+                    self.run_id = client.create_run(number, run_name=self.folder.name, tags=tags).info.run_id
+                    write_atomic(kept, f"{self.run_id}\n")
+            self._client = client
         return self._client
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Has runs that begin at once make the tables of a database once, one of them before the others.
+
+        (MLflow itself looks whether they are there, and then makes them.)
+        """
+        database = self.uri.partition("sqlite:///")[2]
+        if not database:
+            yield
+            return
+        path = Path(database.partition("?")[0]).absolute()  # MLflow keeps connections by their name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # another run may be writing: it is waited for
+        self.uri = f"sqlite:///{path}?timeout={WRITERS_WAIT_SECONDS}"
+        with path.with_name(f".{path.name}.lock").open("a") as file:
+            with suppress(OSError):  # where files cannot be locked
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _experiment(self, client: Any) -> str:
+        """The number of the experiment, which is made if there is none of its name."""
+        if (found := client.get_experiment_by_name(self.experiment)) is None:
+            try:
+                return str(client.create_experiment(self.experiment))
+            except Exception:  # another run has made it meanwhile
+                if (found := client.get_experiment_by_name(self.experiment)) is None:
+                    raise
+        return str(found.experiment_id)
 
     def log_hyperparams(self, params: Mapping[str, Scalar], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         from mlflow.entities import Param
@@ -181,7 +214,7 @@ def _require_server(uri: str, host: str, port: int) -> None:
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError as error:
-        raise ConfigError(
+        raise ConnectionError(
             f"`logger.mlflow.tracking_uri` must lead to a server that answers, got {uri} ({error}). "
             "Start one with mlflow server, or try logger.mlflow.tracking_uri=sqlite:///outputs/mlflow.db."
         ) from None

@@ -13,8 +13,8 @@ WHITELIST = (
     *(
         f"tunelab.{part}.*"
         for part in (
-            *("activations", "augmentations", "callbacks", "clipping", "data", "inits", "loggers", "losses", "models"),
-            *("optimizers", "profilers", "regularizers", "schedules", "services", "tasks"),
+            *("activations", "augmentations", "callbacks", "clipping", "data", "inits", "loggers", "losses"),
+            *("metrics_csv", "models", "optimizers", "profilers", "regularizers", "schedules", "services", "tasks"),
         )
     ),
     "torch.optim.*",

@@ -104,6 +104,7 @@ class Search:
         self.mistaken = ""  # a mistake that every trial would make
         self.then = "What has failed is tried again by the same command"
         self.interrupted = 0
+        self.not_logged: set[str] = set()  # loggers of which it has been said that they could not write
         self.answer: Sensitivity | None = None  # of a sensitivity analysis, once it has ended
         self._until: float | None = None
         checkout.look()
@@ -264,8 +265,18 @@ class Search:
             self._failed(claim, **said)
             return
         self.trials.end(claim, state, best if state == TrialState.COMPLETE else None, **said)
+        self._say_not_logged(claim.number, found.get("not_logged", {}))
         self.is_first = False
         self.screen.ended(claim, STATES[state], best, epoch=said["epoch"])
+
+    def _say_not_logged(self, trial: int, failures: Mapping[str, str]) -> None:
+        """Says of each logger once what it could not write."""
+        for name in failures.keys() - self.not_logged:
+            self.not_logged.add(name)
+            self.screen.say(
+                f"Trial {trial}: logger={name} could not write, and the search goes on without what is missing there: "
+                f"{failures[name]}"
+            )
 
     def _failed(self, claim: Claim, kind: str, cause: str, **said: Any) -> None:
         tail = last_lines(self.plan.folder / str(claim.number) / "train.log")
