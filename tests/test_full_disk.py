@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,11 @@ def test_a_run_whose_files_may_not_grow_ends_in_words_and_goes_on_when_they_may(
         assert_the_same_run(whole, tmp_path / "cut")
 
 
-WRITERS = {"a checkpoint": (".ckpt", 4), "metrics.csv": ("metrics.csv", 3), "the result": ("result.json", 1)}
+WRITERS = {"a checkpoint": (".ckpt", 4), "the result": ("result.json", 1)}
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, pytest.param(errno.EDQUOT, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("what", list(WRITERS))
-def test_a_disk_that_is_full_when_something_is_written_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, what: str, code: int
-) -> None:
-    ending, number = WRITERS[what]
+def full(patch: pytest.MonkeyPatch, ending: str, number: int, code: int) -> None:
+    """Has files with this ending no longer be written, from so many times on."""
     own, seen = os.replace, 0
 
     def replace(source: Any, target: Any, **keywords: Any) -> None:
@@ -69,8 +66,29 @@ def test_a_disk_that_is_full_when_something_is_written_is_said(
             raise OSError(code, os.strerror(code))
         own(source, target, **keywords)
 
+    patch.setattr(os, "replace", replace)
+
+
+def test_a_metrics_csv_that_cannot_be_written_costs_its_lines_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace)
+        full(patch, "metrics.csv", 3, errno.ENOSPC)
+        outcome = typed(tmp_path, *COMMAND, "hydra.run.dir=cut")
+    assert outcome.code == 0, outcome.text
+    assert outcome.text.count("metrics.csv cannot be written (No space left on device)") == 1
+    assert "metrics.csv lacks what was logged from step" in outcome.text
+    shutil.copy(whole / "metrics.csv", tmp_path / "cut" / "metrics.csv")
+    assert_the_same_run(whole, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, pytest.param(errno.EDQUOT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", list(WRITERS))
+def test_a_disk_that_is_full_when_something_is_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, what: str, code: int
+) -> None:
+    with monkeypatch.context() as patch:
+        full(patch, *WRITERS[what], code)
         text = refused(typed(tmp_path, *COMMAND, "hydra.run.dir=cut"), 1)
     assert os.strerror(code) in text
     assert re.search(r"cut/checkpoints/last\.ckpt is whole\..*python train\.py resume=\S*cut", text, re.DOTALL)

@@ -50,7 +50,7 @@ NOTES = """
     Checkpoint.save = save
 """
 PARTS = re.compile(
-    r"config\.yaml|run\.json|data_spec\.json|facts\.json|metrics\.csv|train\.log|tensorboard/events\.out\.tfevents\.[^/]+"
+    r"config\.yaml|run\.json|data_spec\.json|facts\.json|metrics(\.before_resume)?\.csv|train\.log|tensorboard/events\.out\.tfevents\.[^/]+"
     r"|checkpoints/(last|previous|best)\.ckpt"
 )
 LEFT_BY_A_KILL = re.compile(
