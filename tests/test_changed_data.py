@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 from test_command import typed
 
 import tunelab
 from tunelab.errors import ConfigError
 from tunelab.predictor import evaluate
+from tunelab.sweep.trial import refuse_other_data
+from tunelab.sweep.worker import Job
 
 SMALL = ("size=tiny", "epochs=2", "threads=1", "logger=[]", "callbacks=[checkpoint]", "hydra.run.dir=run")
 
@@ -248,6 +251,24 @@ def test_a_run_is_resumed_and_repeated_on_its_own_data_alone(
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"} == {
         p: content for p, content in files.items() if p.name != "train.log"
     }
+
+
+def test_a_trial_is_refused_if_the_data_changed_since_the_first_of_its_search(
+    tables: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    run, path = tables["csv"]
+    write(table(), path)
+    shutil.copytree(run, tmp_path / "0")
+    record = json.loads((run / "run.json").read_text())
+    cfg = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    overrides = [*record["overrides"], "lr=0.1"]
+    job = Job(tmp_path / "1", cfg, {"overrides": overrides})  # type: ignore[arg-type]
+    refuse_other_data(job)
+    write(pd.concat([table(), table(40, 1)]), path)
+    with pytest.raises(ConfigError, match=r"changed since trial 0: data\.path 3301 bytes, crc32 \w+ → \d+ bytes"):
+        refuse_other_data(job)
+    other = [o for o in overrides if not o.startswith("data.path")]
+    refuse_other_data(Job(tmp_path / "1", cfg, {"overrides": other}))  # type: ignore[arg-type]  # of another file
 
 
 # ---- images

@@ -30,7 +30,7 @@ from tunelab.errors import ConfigError, RunFailed
 from tunelab.fitting import build
 from tunelab.folder import RunFolder, in_use, write_json
 from tunelab.prepare import direction
-from tunelab.record import Start, own_hash
+from tunelab.record import Start, differences, fingerprints, own_hash
 from tunelab.run import has_examples, train
 from tunelab.sweep.leftovers import result
 from tunelab.sweep.process_state import kept, put_environment, speak
@@ -221,8 +221,36 @@ def _train(job: Job, link: Link) -> dict[str, Any]:
     checkpoint = _last_good(job.folder) if job.goes_on else None
     if job.goes_on and checkpoint is None:
         _empty(job.folder)
+    refuse_other_data(job)
     start = Start(**job.start)
     return train(OmegaConf.create(job.recipe), job.folder, start, checkpoint=checkpoint, callbacks=[Reports(link)])
+
+
+def refuse_other_data(job: Job) -> None:
+    """Refuses a trial whose files of data are not those of the first trial on the same ones.
+
+    Raises:
+        ConfigError: If they have changed since, so that their scores could not be compared.
+    """
+    of_data = sorted(o for o in job.start["overrides"] if _names_data(o))
+    others = (path for path in job.folder.parent.glob("*/run.json") if path.parent.name.isdecimal())
+    for path in sorted(others, key=lambda path: int(path.parent.name)):
+        try:
+            record = RunFolder(path.parent).record
+        except ConfigError:  # it says so itself
+            continue
+        if path.parent != job.folder and sorted(filter(_names_data, record["overrides"])) == of_data:
+            now = fingerprints(job.recipe["data"])
+            if record.get("data") and (found := differences({"data": record["data"]}, {"data": now})):
+                raise ConfigError(
+                    f"`data` must be the same in all trials of a search, but has changed since trial "
+                    f"{path.parent.name}: {'; '.join(found)}. Put it back as it was, or search anew by name=<another>."
+                )
+            return
+
+
+def _names_data(override: str) -> bool:
+    return override.partition("=")[0].lstrip("+~").split(".")[0] in ("data", "experiment")
 
 
 def _last_good(folder: Path) -> Path | None:
