@@ -153,7 +153,17 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     # a search: many runs; only its workers import torch
     "sweep": (
         {
-            *("analysis", "callbacks", "catalogue", "checkout", "checkpoints", "children", "config", "fitting"),
+            *(
+                "aliases",
+                "analysis",
+                "callbacks",
+                "catalogue",
+                "checkout",
+                "checkpoints",
+                "children",
+                "config",
+                "fitting",
+            ),
             *("folder", "job", "multirun", "overrides", "own_code", "predictor", "prepare", "ranges", "record", "run"),
             *("rules", "schema", "whitelist"),
         },

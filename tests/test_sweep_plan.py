@@ -344,3 +344,16 @@ def test_what_changes_no_score_is_no_part_of_what_a_study_is(plans: Plans) -> No
 )
 def test_a_search_is_named_for_what_all_its_trials_have(plans: Plans, varied: str, named: str) -> None:
     assert re.fullmatch(f"{named}[0-9a-f]{{8}}", plans(varied).folder.name)
+
+
+def test_a_study_made_by_another_name_of_a_key_is_refused_in_words(plans: Plans) -> None:
+    words = ("optimizer=sgd", "epochs=3")
+    former = plans(*words[:1], "trainer.max_epochs=3", "optimizer.lr=0.1,0.2")  # as once, as no command line was read
+    opened(former)
+    with pytest.raises(ConfigError, match=rf"as {former.folder} holds this search by other keys \(.*optimizer.lr\)"):
+        plans(*words, "lr=0.1,0.2")
+    opened(plans(*words, "lr=0.1,0.2", "name=new"))
+    named = plans("optimizer=sgd", "optimizer.lr=0.1,0.2", "name=old")
+    opened(named)
+    with pytest.raises(ConfigError, match=r"'old' was made for another search: optimizer.lr 0.1,0.2 → not searched"):
+        open_study(plans("optimizer=sgd", "lr=0.1,0.2", "name=old"), "minimize")

@@ -6,11 +6,13 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import distribution_to_json
 
+from tunelab.aliases import PLACES
 from tunelab.errors import show
 from tunelab.sweep.space import Space
 
@@ -70,6 +72,26 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         *((key, before[key], now[key], "none") for key in now if key not in ("knobs", "fixed", "recipe")),
     ]
     return [f"{key} {_shown(was, no)} → {_shown(is_now, no)}" for key, was, is_now, no in parts if was != is_now]
+
+
+def by_other_names(definition: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same search as it was defined when a key that passes on another was one of its own, such as optimizer.lr.
+
+    Args:
+        definition: What is typed, without the recipe.
+
+    Yields:
+        The names that it has instead, and the definition.
+    """
+    typed = [*definition["knobs"], *(text.partition("=")[0] for text in definition["fixed"])]
+    there = [key for key in PLACES if key in typed]
+    for count in range(1, len(there) + 1):
+        for keys in combinations(there, count):
+            other = {key: PLACES[key] for key in keys}
+            knobs = {other.get(key, key): values for key, values in definition["knobs"].items()}
+            fixed = [text.partition("=") for text in definition["fixed"]]
+            renamed = sorted("".join((other.get(key, key), *rest)) for key, *rest in fixed)
+            yield ", ".join(other.values()), {**definition, "knobs": knobs, "fixed": renamed}
 
 
 def _keys(before: Mapping[str, Any], now: Mapping[str, Any], part: str) -> list[str]:

@@ -21,7 +21,15 @@ from tunelab.errors import ConfigError, as_typed
 from tunelab.multirun import of_search
 from tunelab.sweep import probes
 from tunelab.sweep.building import build_chosen
-from tunelab.sweep.changes import DEFINITION, add_choices, compared, differences, edits, has_more_choices
+from tunelab.sweep.changes import (
+    DEFINITION,
+    add_choices,
+    by_other_names,
+    compared,
+    differences,
+    edits,
+    has_more_choices,
+)
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
 from tunelab.sweep.comparable import refuse_unlike
 from tunelab.sweep.recipes import Recipes
@@ -140,7 +148,19 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     folder = (
         Path(master.hydra.sweep.dir) if placed else Path("outputs", "sensitivity" if is_sensitivity else "sweeps", name)
     )
+    if not (named or placed or folder.exists()):
+        _refuse_former(folder, _what(master, space), typed)
     return Plan(dials, space, recipes, sampler, pruner, folder, own.objective, definition, first, remarks)
+
+
+def _refuse_former(folder: Path, what: str, typed: Mapping[str, Any]) -> None:
+    """Refuses to begin anew in silence what was searched when a key such as optimizer.lr was no other name of lr."""
+    for names, definition in by_other_names(typed):
+        if (former := folder.with_name(f"{what}-{identity(definition)}")).exists():
+            raise ConfigError(
+                f"`name` must be given, as {former} holds this search by other keys ({names}), from before they were "
+                "the same as those above them. Choose name=… for a new one; that one stays as it is."
+            )
 
 
 def _what(master: DictConfig, space: Space) -> str:
