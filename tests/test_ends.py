@@ -83,7 +83,7 @@ def test_a_result_of_before_is_summed_up_as_it_was() -> None:
         **{"test": None, "train_loss": None, "samples_per_second": None, "seconds": 1.0, "steps": 6},
         **{"epochs": 3, "epochs_asked": 9},
     }
-    assert rows(old)[0] == ("best val/loss", "0.5000 in epoch 2 of 3, stopped early of 9")
+    assert rows(old)[0] == ("best val/loss", "0.5000 in epoch 2 of 3, stopped early of 9 (optimistic)")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if objective["best"] is not None:
         early = f", stopped early of {result['epochs_asked']}" if result["epochs"] < result["epochs_asked"] else ""
         early = f", ended by {result['ended_by']}" if result.get("ended_by") else early
-        chosen = f" (optimistic: best of {result['epochs']})" if result["epochs"] > 1 else ""
+        chosen = " (optimistic)" if result["epochs"] > 1 else ""
         reached = f"{objective['best']:.4f} in epoch {objective['epoch']} of {result['epochs']}{early}{chosen}"
         lines.append((f"best {metric}", reached))
     elif result.get("validations") == 0:
