@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from test_command import typed
 
 import tunelab
 from tunelab.errors import ConfigError
+from tunelab.hashing import Passing
+from tunelab.members import Comparison, Kept, sum_of
 from tunelab.predictor import evaluate
 from tunelab.sweep.trial import refuse_other_data
 from tunelab.sweep.worker import Job
@@ -381,3 +384,29 @@ def test_a_run_without_a_record_of_its_examples_is_compared_by_its_files(
     write(table(), path)
     assert outcome_of(run) == "the same score"
     assert "whether the data is still the same could not be compared" in caplog.text
+
+
+# ---- a data module of the user's own
+
+
+def test_batches_of_a_data_module_of_ones_own_are_known_again_as_they_pass() -> None:
+    inputs, targets = torch.randn(20, 3), torch.arange(20) % 2
+
+    def passed(batches: list[Any]) -> Any:
+        passing = Passing()
+        for batch in batches:
+            passing.add(batch)
+        return passing.members()
+
+    whole = passed([(inputs, targets)])
+    assert (passed([(inputs[:7], targets[:7]), (inputs[7:], targets[7:])]) == whole).all()
+    other = inputs.clone()
+    other[5, 1] += 1
+    changed = passed([(other, targets)])
+    assert np.flatnonzero((changed != whole).any(axis=1)).tolist() == [5]
+    now = Comparison(
+        Kept({"val": sum_of(whole), "test": sum_of(whole)}, {"val": whole, "test": whole}), {"val": changed}
+    )
+    assert now.told("val") == "20 examples in all; 1 not among them then; 1 of then are gone"
+    assert now.uncompared == ["test"]
+    assert passed([{"text": "no tensors"}]) is None

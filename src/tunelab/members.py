@@ -149,7 +149,7 @@ class Comparison:
         """
         then = self.kept.members
         now = sum(map(len, self.now.values()))
-        before = sum(int(text.split()[0]) for text in self.kept.sums.values())
+        before = sum(int(text.split()[0]) for name, text in self.kept.sums.items() if name in self.now)
         phrases = [f"{now:,} examples in all{f', {before:,} then' if now != before else ''}"]
         if then is not None:
             phrases += self._told_each(then)
@@ -163,7 +163,8 @@ class Comparison:
         return "; ".join([*phrases, *self.strange])
 
     def _told_each(self, then: Members) -> list[str]:
-        all_now, all_then = (np.concatenate(list(each.values())) for each in (self.now, then))
+        alike = {part: own for part, own in then.items() if part in self.now}
+        all_now, all_then = (np.concatenate(list(each.values())) for each in (self.now, alike))
         more, less = _left_over(all_now[:, 0], all_then[:, 0]), _left_over(all_then[:, 0], all_now[:, 0])
         pairs = [each[:, 0] * np.int64(3) ^ each[:, 1] for each in (all_now, all_then)]
         relabelled = _left_over(*pairs) - more

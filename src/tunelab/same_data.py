@@ -95,6 +95,8 @@ def require_same(
     told = [phrase for phrase in changes(run, cfg) if not _only_touched(phrase)]
     if found is not None and found.now_sums:
         if not found.differing:
+            if not hasattr(data, "members"):
+                log.info("Its data module does not say which examples it has: only those of val could be compared.")
             return
         told.append(found.told(found.differing[0]))
     elif not latest_record(run).get("data"):
