@@ -214,6 +214,18 @@ def test_a_trial_whose_owner_is_gone_is_taken_up_and_one_whose_owner_lives_is_no
     assert ours.next() is None
 
 
+def test_a_trial_is_stopped_before_its_last_epoch_and_not_in_it(kept: Kept, tmp_path: Path) -> None:
+    trials = trials_in(tmp_path, kept(), most=2, pruner=MedianPruner(n_startup_trials=1))
+    good, bad = trials.next(), trials.next()
+    assert good is not None
+    assert bad is not None
+    for epoch in (1, 2, 3):
+        assert not trials.report(good, epoch, 1.0, epochs=3)
+    trials.end(good, COMPLETE, 1.0)
+    assert not trials.report(bad, 3, 9.0, epochs=3)  # all of it is paid for
+    assert trials.report(bad, 3, 9.0, epochs=4)
+
+
 def test_an_interrupted_trial_waits_and_is_taken_up(kept: Kept, tmp_path: Path) -> None:
     trials = trials_in(tmp_path, kept(), most=2)
     claim = trials.next()

@@ -32,6 +32,7 @@ from tunelab.sweep.changes import (
 )
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
 from tunelab.sweep.comparable import refuse_unlike
+from tunelab.sweep.pruning import idle
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.samplers import Keyed, QuasiRandom, follow_number
 from tunelab.sweep.space import Space, Value, identity, read_space
@@ -127,6 +128,7 @@ def plan(arguments: list[str], master: DictConfig, loader: ConfigLoader) -> Plan
     remarks = [f"{', '.join(at_random)}: drawn at random, as not every trial has it as a number."] if at_random else []
     remarks += unknown
     own, first = recipes.unchanged(), None
+    remarks += [said] if (said := idle(pruner, _most_epochs(own, space), dials["n_trials"])) else []
     if dials["baseline"] and not (sampler == GRID or is_sensitivity):
         first = recipes.own_values()
         if first is None:
@@ -161,6 +163,14 @@ def _refuse_former(folder: Path, what: str, typed: Mapping[str, Any]) -> None:
                 f"`name` must be given, as {former} holds this search by other keys ({names}), from before they were "
                 "the same as those above them. Choose name=… for a new one; that one stays as it is."
             )
+
+
+def _most_epochs(own: DictConfig, space: Space) -> int:
+    """The epochs of the longest trial."""
+    knob = next((knob for knob in space.knobs if knob.key == "epochs"), None)
+    if knob is None:
+        return int(own.epochs)
+    return int(max(knob.texts) if knob.texts else knob.distribution.high)  # type: ignore[attr-defined]
 
 
 def _what(master: DictConfig, space: Space) -> str:

@@ -227,7 +227,7 @@ class Search:
         if isinstance(said, Report):
             hopeless = False
             try:
-                hopeless = self.trials.report(claim, said.epoch, said.value)
+                hopeless = self.trials.report(claim, said.epoch, said.value, running.job.recipe["epochs"])
             finally:
                 slot.answer(hopeless)  # without which it would wait for ever
             self.screen.reported(claim, said.epoch, said.value)

@@ -245,8 +245,14 @@ class Trials:
         rest = [knob for knob in self.space.knobs if not knob.is_group and knob.key in active]
         return values | {knob.key: _suggest(trial, knob) for knob in rest}
 
-    def report(self, claim: Claim, epoch: int, value: float) -> bool:
+    def report(self, claim: Claim, epoch: int, value: float, epochs: int | None = None) -> bool:
         """Writes down a validation result.
+
+        Args:
+            claim: The trial.
+            epoch: Counted from 1.
+            value: Of the objective.
+            epochs: Of the trial, in whose last one nothing is left to be saved, and which is not stopped there.
 
         Returns:
             Whether the trial is hopeless.
@@ -257,6 +263,8 @@ class Trials:
             trial = self._storage.get_trial(claim.trial_id)
         if HOPELESS in trial.system_attrs:
             return bool(trial.system_attrs[HOPELESS] <= epoch)
+        if epochs is not None and epoch >= epochs:
+            return False
         if trial.last_step != epoch:  # it is trained again from an earlier one, and judged as the first time
             trial = copy(trial)
             trial.intermediate_values = {e: v for e, v in trial.intermediate_values.items() if e <= epoch}
