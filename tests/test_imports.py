@@ -59,7 +59,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "rules_of_length": (set(), set()),
     "rules": ({"rules_of_length"}, set()),
     "aliases": ({"schema"}, {"hydra"}),
-    "config": ({"aliases", "ranges", "rules", "schema", "whitelist"}, {"omegaconf"}),
+    "reading": ({"own_code"}, set()),
+    "config": ({"aliases", "ranges", "reading", "rules", "schema", "whitelist"}, {"omegaconf"}),
     "hints": (set(), set()),
     "printing": (set(), set()),
     "catalogue": ({"config", "hints"}, {"hydra", "omegaconf", "yaml"}),
@@ -146,7 +147,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "tools": (
         {
             *("analysis", "catalogue", "composing", "config", "folder", "instrument", "multirun", "overrides"),
-            *("predictor", "project", "ranges", "sweep", "tuning"),
+            *("predictor", "project", "ranges", "reading", "sweep", "tuning"),
         },
         {"hydra", "matplotlib", "omegaconf", "pydantic"},
     ),
@@ -164,8 +165,8 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
                 "config",
                 "fitting",
             ),
-            *("folder", "job", "multirun", "overrides", "own_code", "predictor", "prepare", "ranges", "record", "run"),
-            *("rules", "schema", "whitelist"),
+            *("folder", "job", "multirun", "overrides", "own_code", "predictor", "prepare", "ranges", "reading"),
+            *("record", "rules", "run", "schema", "whitelist"),
         },
         {
             *("hydra", "hydra_plugins", "lightning", "omegaconf", "optuna", "rich", "scipy", "sqlalchemy"),

@@ -112,7 +112,7 @@ def test_a_grid_has_the_order_of_hydras_own_sweeper(typed: list[str]) -> None:
 
 
 def conditional(options: Any) -> set[str]:
-    return {"lr"} | ({"momentum"} if options["optimizer"] == "sgd" else set())
+    return {"lr", *options} | ({"momentum"} if options["optimizer"] == "sgd" else set())
 
 
 def test_a_grid_has_each_distinct_combination_once() -> None:
@@ -133,7 +133,7 @@ def test_a_large_grid_is_made_as_it_is_asked_for() -> None:
 
     def active(options: Any) -> set[str]:
         asked.append(options)
-        return {"lr"}
+        return {"lr", *options}
 
     names = [f"group{number}" for number in range(5)]
     grid = Grid()
@@ -178,7 +178,7 @@ def best_of(
     folder.mkdir()
 
     def active(options: Any) -> set[str]:
-        return {"lr", "x"} | ({"momentum"} if every or options["kind"] == "a" else set())
+        return {"lr", "x", *options} | ({"momentum"} if every or options["kind"] == "a" else set())
 
     asks, found = Trials(study, space, active, folder, trials, None), []
     while claim := asks.next():

@@ -68,7 +68,7 @@ FINITE = space_of("lr=0.1,0.01,0.001", "width=32,64", "optimizer=sgd,adamw", "mo
 
 def active(options: Mapping[str, Value]) -> set[str]:
     """AdamW has no momentum."""
-    return {"lr", "width", "momentum"} if options["optimizer"] == "sgd" else {"lr", "width"}
+    return {"lr", "width", *options, *(["momentum"] if options["optimizer"] == "sgd" else [])}
 
 
 @pytest.fixture(params=["memory", "journal", pytest.param("sqlite", marks=pytest.mark.slow)])

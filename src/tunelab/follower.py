@@ -32,7 +32,7 @@ def main(leader: str, folder: str, checkpoint: str | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     run = RunFolder.find(folder, "resume")
     asked = run.record
-    start = Start(asked["command"], asked["overrides"], asked["choices"])
+    start = Start(asked["command"], asked["overrides"], asked["choices"], unread=asked.get("unread", ()))
     try:
         train(run.config, run.path, start, checkpoint=Path(checkpoint) if checkpoint else None)
     except ConfigError as error:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from tunelab import catalogue, checkout
 from tunelab.answers import DPI, write_answer
 from tunelab.composing import Composed, compose, composed, found_by_hydra, loader
-from tunelab.config import chosen_options, plain, recipe_of, validate
+from tunelab.config import chosen_options, plain, recipe_of, unread_keys, validate
 from tunelab.errors import ConfigError, RunFailed, as_typed, training
 from tunelab.events import picture, scalar, write_events
 from tunelab.folder import discard
@@ -250,7 +250,8 @@ def leave(answer: Answer, whole: Composed, folder: Path, command: str) -> None:
     """
     from tunelab.record import Start, record
 
-    record(folder, whole.cfg, Start(command, whole.overrides, whole.choices, checkout.seen()))
+    unread = unread_keys(whole.cfg)
+    record(folder, whole.cfg, Start(command, whole.overrides, whole.choices, checkout.seen(), unread=unread))
     answer.save(folder)
 
 

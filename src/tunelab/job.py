@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from tunelab import catalogue, checkout
-from tunelab.config import chosen_options, recipe_of, validate
+from tunelab.config import chosen_options, recipe_of, unread_keys, validate
 from tunelab.errors import ConfigError, RunFailed, as_typed, exit_code, program
 from tunelab.folder import RunFolder, discard, in_use
 
@@ -53,7 +53,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         import_torch()
         recipe, start, checkpoint = _recipe(cfg)
         if cfg.repeat or cfg.resume:
-            validate(recipe, recorded=True)
+            validate(recipe, recorded=True, unread=start.unread)
         if multirun:
             validate(recipe, [o.key_or_group for o in catalogue.parse(list(job.overrides.task))])
             with open_dict(recipe):
@@ -139,7 +139,8 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
         run = RunFolder.find(cfg.repeat, "repeat")
         before, recipe = run.record, run.config
         recipe.name = cfg.name
-        start = Start(command, before["overrides"], before["choices"], here, before, repeated_from=run.path)
+        unread = before.get("unread", ())
+        start = Start(command, before["overrides"], before["choices"], here, before, run.path, unread)
         return recipe, start, None
     if cfg.resume:
         run = RunFolder.find(cfg.resume, "resume")
@@ -150,6 +151,7 @@ def _recipe(cfg: DictConfig) -> tuple[DictConfig, Any, Path | None]:
             for key in changed | ({"trainer"} if "epochs" in changed else set()):  # which reads the epochs
                 recipe[key] = cfg[key]
             overrides = [o for o in job.overrides.task if not o.startswith("resume=")]
-        start = Start(command, overrides, choices if changed else run.record["choices"], here)
+        unread = unread_keys(cfg) if changed else run.record.get("unread", ())
+        start = Start(command, overrides, choices if changed else run.record["choices"], here, unread=unread)
         return recipe, start, given if given.is_file() else run.checkpoint("last", "resume")
-    return cfg, Start(command, list(job.overrides.task), choices, here), None
+    return cfg, Start(command, list(job.overrides.task), choices, here, unread=unread_keys(cfg)), None

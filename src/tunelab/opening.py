@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
@@ -36,17 +37,7 @@ class Opening(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-        choices = self.start.choices
-        length = planned(trainer, self.cfg, getattr(pl_module, "batch_growth", None))
-        threads = counted(self.cfg.threads, "thread")
-        log.info(
-            "%s · %s %s, %s parameters · %s lr %g · %s · %s" + (" · %s" if trainer.world_size > 1 else ""),
-            *(choices.get("data"), choices.get("model"), choices.get("size"), f"{parameters:,}"),
-            *(choices.get("optimizer"), self.cfg.lr, length),
-            threads if pl_module.device.type == "cpu" else pl_module.device,
-            *([f"{trainer.world_size} processes"] if trainer.world_size > 1 else []),
-        )
+        log.info(" · ".join(self._about(trainer, pl_module)))
         if why := why_not_validated(trainer):
             log.warning(
                 "There is no validation (%s): %s is not measured, and the last state is kept as the best.",
@@ -62,3 +53,19 @@ class Opening(Callback):
                 logger.log_knobs(knobs(self.cfg, self.start))
             else:
                 logger.log_hyperparams(knobs(self.cfg, self.start))
+
+    def _about(self, trainer: Trainer, task: LightningModule) -> Iterator[str]:
+        """What is about to run: of the recipe what is read, of a task that makes its own optimizer what it made."""
+        chosen, of_groups = self.start.built, ("model", "size")
+        parameters = sum(p.numel() for p in task.parameters() if p.requires_grad)
+        yield str(chosen.get("data"))
+        what = " ".join(str(chosen[group]) for group in of_groups if group in chosen) or f"task {chosen.get('task')}"
+        yield f"{what}, {parameters:,} parameters"
+        made = " and ".join(type(optimizer).__name__ for optimizer in trainer.optimizers)
+        lr = "" if self.start.ignores("lr") else f"lr {self.cfg.lr:g}"
+        if optimized := f"{chosen.get('optimizer', made)} {lr}".strip():
+            yield optimized
+        yield planned(trainer, self.cfg, getattr(task, "batch_growth", None))
+        yield counted(self.cfg.threads, "thread") if task.device.type == "cpu" else str(task.device)
+        if trainer.world_size > 1:
+            yield f"{trainer.world_size} processes"

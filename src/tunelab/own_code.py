@@ -7,7 +7,8 @@ import importlib.util
 import os
 import pkgutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -58,6 +59,99 @@ def why_missing(target: str) -> str:
         return ""
     has = f" It has {', '.join(there)}." if there else ""
     return f"{module} has no {names[0]}.{did_you_mean(names[0], there) or has}"
+
+
+def ignored(target: str, given: Iterable[str]) -> set[str]:
+    """The arguments that a class or function of the user's own takes and never looks at.
+
+    It reads the file, as `why_missing` does: an argument that the body never names, and what `**kwargs` swallows where
+    the body does not name them, or only single keys of them. Where the file does not tell, none.
+
+    Args:
+        target: A dotted path such as my_project.task.Task.
+        given: The names of its arguments.
+    """
+    if target.split(".")[0] not in trusted():
+        return set()
+    try:
+        found = _initializer(target)
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return set()
+    if found is None:
+        return set()
+    arguments, names = found.args, [node for statement in found.body for node in ast.walk(statement)]
+    used = {node.id for node in names if isinstance(node, ast.Name)}
+    called = {node.attr for node in names if isinstance(node, ast.Attribute)} | used
+    if called & SEES_ALL:
+        return set()
+    named = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+    unused = {name for name in given if name in named and name not in used}
+    if arguments.kwarg is None:
+        return unused
+    rest, looked_at = {name for name in given if name not in named}, _single_keys(names, arguments.kwarg.arg)
+    return unused if looked_at is None else unused | (rest - looked_at)
+
+
+SEES_ALL = {"locals", "vars", "eval", "exec", "currentframe", "_getframe", "save_hyperparameters"}
+"""What a body may call to see all arguments without naming them."""
+
+
+TAKE_ONE = ("get", "pop", "setdefault")
+"""The methods of a dictionary that look at one key of it."""
+
+
+def _single_keys(nodes: list[ast.AST], name: str) -> set[str] | None:
+    """The keys that a body takes from its `**kwargs` one by one; None if it uses them as a whole."""
+    keys, whole = set(), sum(isinstance(node, ast.Name) and node.id == name for node in nodes)
+    for node in nodes:
+        holder: ast.AST | None = None
+        key: ast.AST | None = None
+        if isinstance(node, ast.Subscript):
+            holder, key = node.value, node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TAKE_ONE:
+            holder, key = node.func.value, next(iter(node.args), None)
+        if isinstance(holder, ast.Name) and holder.id == name and isinstance(key, ast.Constant):
+            keys.add(str(key.value))
+            whole -= 1
+    return None if whole else keys
+
+
+def _initializer(target: str) -> ast.FunctionDef | None:
+    """The function that a call of a target runs, as its file has it; None where the file does not tell."""
+    module, _, name = target.rpartition(".")
+    spec = _spec(module)
+    if spec is None or not str(spec.origin).endswith(".py"):
+        return None
+    for node in _tree(str(spec.origin), Path(str(spec.origin)).stat().st_mtime_ns).body:
+        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+            original = next(a.name for a in node.names if (a.asname or a.name) == name)
+            inside = bool(spec.submodule_search_locations)
+            above = module.split(".")[: len(module.split(".")) - node.level + inside] if node.level else []
+            return _initializer(".".join([*above, *([node.module] if node.module else []), original]))
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return None if node.decorator_list else node
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            own = [inner for inner in node.body if isinstance(inner, ast.FunctionDef) and inner.name == "__init__"]
+            return own[0] if own and not own[0].decorator_list and not node.decorator_list else None
+    return None
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module of the user's own stands, found without importing anything."""
+    package, *names = module.split(".")
+    spec = importlib.util.find_spec(package) if package in trusted() else None
+    for place, name in enumerate(names):
+        if spec is None:
+            return None
+        above = ".".join([package, *names[:place]])
+        spec = PathFinder.find_spec(f"{above}.{name}", spec.submodule_search_locations or [])
+    return spec
+
+
+@lru_cache(64)
+def _tree(path: str, written: int) -> ast.Module:
+    """A file's code; `written` tells a file that was changed from what it was."""
+    return ast.parse(Path(path).read_bytes())
 
 
 def _names(spec: ModuleSpec) -> list[str] | None:

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -66,6 +66,7 @@ class Start:
         checkout: The git commit it was asked for in, and whether something was changed since; None outside a checkout.
         repeated: The record of the run that this one is to repeat.
         repeated_from: The folder of that run.
+        unread: The keys of the recipe that nothing reads, as `tunelab.reading` finds them.
     """
 
     command: str
@@ -74,6 +75,21 @@ class Start:
     checkout: Mapping[str, Any] | None = None
     repeated: Mapping[str, Any] | None = None
     repeated_from: Path | None = None
+    unread: Sequence[str] = ()
+
+    @property
+    def built(self) -> dict[str, Any]:
+        """The option of each group that is read; of one that takes several, those that are."""
+        kept: dict[str, Any] = {group: option for group, option in self.choices.items() if not self.ignores(group)}
+        for group, option in kept.items():
+            if isinstance(option, list):
+                kept[group] = [member for member in option if not self.ignores(f"{group}.{member}")]
+        return kept
+
+    def ignores(self, key: str) -> bool:
+        """Whether nothing reads a key, or builds the option of a group."""
+        beginnings = (f"{each}." for each in self.unread)
+        return key in self.unread or f"{key}._target_" in self.unread or key.startswith(tuple(beginnings))
 
 
 def record(folder: Path, cfg: DictConfig, start: Start) -> None:
@@ -86,6 +102,7 @@ def record(folder: Path, cfg: DictConfig, start: Start) -> None:
         "command": start.command,
         "overrides": start.overrides,
         "choices": dict(start.choices),
+        "unread": list(start.unread),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seed": cfg.seed,
         "threads": cfg.threads,
@@ -112,7 +129,8 @@ def record(folder: Path, cfg: DictConfig, start: Start) -> None:
             now["result_before"] = json.loads(result.read_text(encoding="utf-8"))
             result.unlink()
         resumes = [*resumes, {key: value for key, value in now.items() if latest.get(key) != value}]
-        now = {**before, "overrides": start.overrides, "choices": dict(start.choices), "resumes": resumes}
+        now = {**before, "overrides": start.overrides, "choices": dict(start.choices)}
+        now |= {"unread": list(start.unread), "resumes": resumes}
     write_json(path, now)
 
 
@@ -247,9 +265,12 @@ def _hash_of(package: str) -> str | None:
 
 
 def knobs(cfg: DictConfig, start: Start) -> dict[str, float | str | bool]:
-    """What distinguishes runs in a table: the options chosen, the dials, and the parts' own numbers."""
-    values: dict[str, Any] = {g: o for g, o in start.choices.items() if isinstance(o, str)}
-    values |= {g: ",".join(o) for g, o in start.choices.items() if isinstance(o, list) and o}
+    """What distinguishes runs in a table: the options chosen, the dials, and the parts' own numbers.
+
+    What nothing reads is left out: it would be a difference between runs that are the same.
+    """
+    values: dict[str, Any] = {g: o for g, o in start.built.items() if isinstance(o, str)}
+    values |= {g: ",".join(o) for g, o in start.built.items() if isinstance(o, list) and o}
     for key, value in cfg.items():
         if not OmegaConf.is_config(value) and key not in ("repeat", "resume", "name"):
             values[str(key)] = value
@@ -258,7 +279,8 @@ def knobs(cfg: DictConfig, start: Start) -> dict[str, float | str | bool]:
             name = key.rsplit(".", 1)[-1]
             if name not in cfg and (part == "size" or name not in cfg.size):  # or it would stand there twice
                 values[key] = value
-    return {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str))}
+    read = {key: value for key, value in values.items() if not start.ignores(key)}
+    return {key: value for key, value in read.items() if isinstance(value, (bool, int, float, str))}
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:

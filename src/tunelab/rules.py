@@ -153,6 +153,7 @@ def _growth(values: dict[str, Any]) -> Iterator[str]:
     growth, size, epochs = values["batch_growth"] or {}, values["batch_size"], values["epochs"]
     if size == "full" and growth:
         yield "`batch_growth` must be none with batch_size=full, which has no more to grow to. Try batch_size=64."
+    if not growth or not isinstance(size, int):  # full, or read by nothing
         return
     together, optimizer = values["trainer"].get("accumulate_grad_batches", 1), values["optimizer"].get("_target_", "")
     if growth.get("by") == "accumulation" and (together > 1 or optimizer in SEVERAL_GRADIENTS):
@@ -235,8 +236,7 @@ def _mixing(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _kernel(values: dict[str, Any]) -> Iterator[str]:
-    if values["model"].get("kernel_size", 1) % 2 == 0:
-        size = values["model"]["kernel_size"]
+    if (size := values["model"].get("kernel_size", 1)) % 2 == 0:
         yield f"`model.kernel_size` must be odd, got {size}. Try model.kernel_size={size + 1}."
 
 
@@ -324,7 +324,7 @@ def _groups(values: dict[str, Any]) -> Iterator[str]:
             "`parameter_groups` must leave all parameters together with optimizer=lbfgs, got rules or a layer_decay. "
             "Try parameter_groups.rules=[] parameter_groups.layer_decay=1.0."
         )
-    if optimizer == "tunelab.optimizers.muon.Muon" and not groups.get("matrices_apart"):
+    if optimizer == "tunelab.optimizers.muon.Muon" and groups and not groups.get("matrices_apart"):
         yield (
             "`parameter_groups.matrices_apart` must be true with optimizer=muon, got false. "
             "Try parameter_groups.matrices_apart=true."

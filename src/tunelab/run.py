@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ from tunelab.record import Start, record
 from tunelab.replay import explain, newest
 from tunelab.same_data import require_same
 from tunelab.tuning.lr_run import with_found_lr
+
+log = logging.getLogger("tunelab")
 
 
 def train(
@@ -198,6 +201,9 @@ def score(
     """The test metrics, or None if the data has no test part."""
     data.setup("test")
     if not has_examples(data, "test"):
+        return None
+    if not is_overridden("test_step", task):
+        log.info("The test set is not scored: %s has no test_step.", type(task).__name__)
         return None
     trainer.test(task, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -40,7 +40,7 @@ class Evidence:
     Args:
         curves: By the metric's name: train/loss, val/loss, gradients/norm, layers/gradient_norm/<layer>, …
         recipe: Resolved.
-        choices: The option of each group.
+        choices: The option of each group, as far as something reads it.
         result: What it ended with; empty while it has not.
         facts: What it noted of its data and its first step.
         overrides: What was typed for it.
@@ -80,11 +80,16 @@ def read(folder: str | Path) -> Evidence:
     return Evidence(
         curves=_curves(run.path / "metrics.csv"),
         recipe=plain(run.config, resolve=True),
-        choices=run.record["choices"],
+        choices=_built(run.record),
         overrides=run.record["overrides"],
         result=run.result,
         facts=run.facts,
     )
+
+
+def _built(record: Mapping[str, Any]) -> dict[str, Any]:
+    unread = record.get("unread", ())
+    return {k: option for k, option in record["choices"].items() if not {k, f"{k}._target_"} & set(unread)}
 
 
 def _curves(path: Path) -> dict[str, Curve]:

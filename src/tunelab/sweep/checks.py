@@ -21,19 +21,9 @@ DRAWS = 8
 """How many combinations are tried to find one in which a value is right that is wrong in the recipe as it stands."""
 
 
-def each_option(recipes: Recipes) -> Iterator[dict[str, Value]]:
-    """Each option once, with those of the other groups that the recipe itself has: a composition each."""
-    groups, start = recipes.space.groups, recipes.start()
-    first = {knob.key: start[knob.key] for knob in groups}
-    yield first
-    for knob in groups:
-        yield from (first | {knob.key: value} for value in knob.values() if value != first[knob.key])
-
-
 def always(recipes: Recipes) -> set[str]:
-    """The knobs that every trial has: the options, and the values that have an effect with all of them."""
-    groups = {knob.key for knob in recipes.space.groups}
-    return groups | set.intersection(*(recipes.active(options) for options in each_option(recipes)))
+    """The knobs that every trial has: those that have an effect with all options."""
+    return set.intersection(*(recipes.active(options) for options in recipes.each_option()))
 
 
 def refuse_mistakes(recipes: Recipes) -> None:
@@ -44,7 +34,7 @@ def refuse_mistakes(recipes: Recipes) -> None:
     Raises:
         ConfigError: With a sentence for each that is wrong in all of them.
     """
-    first, *others = each_option(recipes)
+    first, *others = recipes.each_option()
     recipes.composed(first)
     mistakes: list[str] = []
     for options in others:
@@ -57,8 +47,8 @@ def refuse_mistakes(recipes: Recipes) -> None:
         raise ConfigError(*dict.fromkeys(mistakes))
     start = recipes.start()
     for knob in recipes.space.knobs:
-        options = next((o for o in (first, *others) if knob.is_group or knob.key in recipes.active(o)), first)
-        if not knob.is_group and knob.key not in recipes.active(options):
+        options = next((o for o in (first, *others) if knob.key in recipes.active(o)), first)
+        if knob.key not in recipes.active(options):
             mistakes += _without_effect(recipes, knob, first)
         else:
             mistakes += _of_values(knob, {v: _mistakes(recipes, knob, v, start | options) for v in probed(knob)})

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunelab.errors import ConfigError
 from tunelab.rules import logged_metrics
-from tunelab.sweep.checks import each_option, probed
+from tunelab.sweep.checks import probed
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.space import Knob, Value
 
@@ -144,7 +144,7 @@ def _differ(found: Sequence[Any]) -> bool:
 
 def _recipes(recipes: Recipes, knob: Knob) -> Iterator[dict[str, Any]]:
     """The resolved recipes of the values of a knob, all else being as it is in the recipe itself."""
-    options = next((o for o in each_option(recipes) if knob.is_group or knob.key in recipes.active(o)), None)
+    options = next((o for o in recipes.each_option() if knob.key in recipes.active(o)), None)
     if options is None:
         return
     for value in probed(knob):

@@ -168,9 +168,10 @@ class Launched:
         OmegaConf.save(self.master, self.plan.folder / "multirun.yaml")
         study = open_study(self.plan, self.direction)
         assert study is not None
-        dials, recipes = self.plan.dials, self.plan.recipes
+        dials, recipes, space = self.plan.dials, self.plan.recipes, self.plan.space
+        folder, first = self.plan.folder, self.plan.first
         self.trials = Trials(
-            study, self.plan.space, recipes.active, self.plan.folder, dials["n_trials"], self.plan.first
+            study, space, recipes.active, folder, dials["n_trials"], first, conditional=recipes.conditional
         )
         until = math.inf if dials["timeout"] is None else time.monotonic() + dials["timeout"]
         returns = []
@@ -226,11 +227,11 @@ class Launched:
 
     def _typed(self, claim: Claim) -> list[str]:
         """The overrides of a trial, in the order in which they were typed."""
-        space = self.plan.space
+        space, left_out = self.plan.space, self.plan.recipes.left_out(claim.values)
         return [
             space[o.key_or_group].override(claim.values[o.key_or_group]) if o.is_sweep_override() else str(o.input_line)
             for o in self.overrides
-            if not o.is_sweep_override() or o.key_or_group in claim.values
+            if (o.key_or_group in claim.values if o.is_sweep_override() else o.key_or_group not in left_out)
         ]
 
     def _launch(self, batch: list[Claim]) -> Sequence[JobReturn]:

@@ -99,7 +99,7 @@ def refuse(recipes: Recipes, points: int) -> None:
         if len(values) < 2:
             remedy = f"Write {knob.element}=<a>,<b>, or {knob.override(values[0])} to keep it there."
             mistakes.append(f"`{knob.key}` must have two or more values, got {knob.typed}. {remedy}")
-        elif not knob.is_group and knob.key not in active:
+        elif knob.key not in active:
             chosen = next((group.key for group in recipes.space.groups), "")
             remedy = (
                 f"Choose {chosen}=<option> for all of it, or leave one of them out."

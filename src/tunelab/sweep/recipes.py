@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -21,18 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab import catalogue
-from tunelab.config import (
-    MEMBER_GROUPS,
-    check,
-    chosen_options,
-    plain,
-    recipe_of,
-    resolved,
-    unread_keys,
-    with_taken_over,
-)
+from tunelab.config import MEMBER_GROUPS, check, chosen_options, plain, recipe_of, unread_of, with_taken_over
 from tunelab.errors import ConfigError, show
+from tunelab.reading import Reading
 from tunelab.sweep.added_keys import why_not_taken
+from tunelab.sweep.followed import Followed
 from tunelab.sweep.space import Knob, Space, Value
 
 KEPT = 64
@@ -47,11 +41,13 @@ class Recipe:
         values: The whole recipe, resolved.
         overrides: What composes it again.
         choices: The option of each group.
+        unread: The keys that nothing reads.
     """
 
     values: dict[str, Any]
     overrides: list[str]
     choices: dict[str, Any]
+    unread: list[str]
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ class Composition:
         pickled: The same as trials have it; to read it takes a tenth of the time of a copy.
         hydra: Hydra's own part, for what asks for it.
         choices: The option of each group.
-        active: The keys of the varied values that have an effect, as far as the config says.
+        active: The keys of what is varied that have an effect, as far as the config says.
+        unread: Those of what all trials have that nothing reads.
     """
 
     recipe: DictConfig
@@ -71,6 +68,7 @@ class Composition:
     hydra: Any
     choices: dict[str, Any]
     active: frozenset[str]
+    unread: frozenset[str]
 
 
 class Recipes:
@@ -87,20 +85,19 @@ class Recipes:
 
     def __init__(self, loader: ConfigLoader, config_name: str, space: Space, hydra_overrides: list[str]) -> None:
         self.loader, self.config_name, self.space, self._hydra = loader, config_name, space, hydra_overrides
-        self._fixed = [str(override.input_line) for override in space.fixed]
-        self._typed = [override.key_or_group for override in space.fixed]
+        self._fixed = [(override.key_or_group, str(override.input_line)) for override in space.fixed]
         self._compose = lru_cache(KEPT)(self._compose_anew)
         self._active: dict[tuple[str, ...], frozenset[str]] = {}
 
     def typed(self, options: Mapping[str, Value]) -> list[str]:
         """The overrides that all trials with these options have."""
-        return [*self._fixed, *self._chosen(options)]
+        return [*(line for _, line in self._fixed), *self._chosen(options)]
 
     def _chosen(self, options: Mapping[str, Value]) -> tuple[str, ...]:
         return tuple(knob.override(options[knob.key]) for knob in self.space.groups if knob.key in options)
 
     def _compose_anew(self, chosen: tuple[str, ...]) -> Composition:
-        overrides = [*self._fixed, *chosen]
+        overrides = [*(line for _, line in self._fixed), *chosen]
         try:
             cfg = self.loader.load_configuration(self.config_name, [*self._hydra, *overrides], RunMode.RUN)
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -117,14 +114,11 @@ class Recipes:
         if "${" not in re.sub(r"\$\{hydra:[\w.]+\}", "", raw["name"]):  # asks for what is chosen: the same in all
             with _hydra_config(hydra):
                 of_trial.name = of_trial.name
-        unread = unread_keys(raw)
-        active = frozenset(
-            knob.key
-            for knob in self.space.knobs
-            if not knob.is_group and (knob.element[0] == "+" or (_has(raw, knob.key) and knob.key not in unread))
-        )
+        reading = Reading(raw)
+        active = frozenset(knob.key for knob in self.space.knobs if _has_effect(knob, raw, reading))
         choices = chosen_options(cfg.hydra.runtime.choices, recipe)
-        return Composition(recipe, pickle.dumps(of_trial), hydra, choices, active)
+        unread = frozenset(key for key, _ in self._fixed if reading.is_unread(key))
+        return Composition(recipe, pickle.dumps(of_trial), hydra, choices, active, unread)
 
     def composed(self, options: Mapping[str, Value]) -> Composition:
         """What all trials with these options have.
@@ -139,21 +133,66 @@ class Recipes:
         return self.composed({}).recipe
 
     def active(self, options: Mapping[str, Value]) -> set[str]:
-        """The keys of the values that have an effect where these options are chosen.
+        """The keys that have an effect where these options are chosen, those of the groups among them.
 
         The others belong to a part that is not chosen (`optimizer.momentum` with adamw), no part reads them, or the
-        part to which they are added does not take them.
+        part to which they are added does not take them. A group that nothing reads is left as the recipe has it.
 
         Args:
-            options: A value for each knob that is a group.
+            options: A value for knobs that are groups; of one without a value the recipe's own holds.
         """
+        if not self.conditional and all(knob.is_group for knob in self.space.knobs):
+            return {knob.key for knob in self.space.knobs}  # without a composition
+        return set(self._with_effect(options))
+
+    def _with_effect(self, options: Mapping[str, Value]) -> frozenset[str]:
         chosen = self._chosen(options)
         if chosen not in self._active:
             composed = self._compose(chosen)
-            self._active[chosen] = composed.active - {
-                key for key in composed.active if self.why_not_taken(key, options)
-            }
-        return set(self._active[chosen])
+            found = composed.active - {key for key in composed.active if self.why_not_taken(key, options)}
+            left = {knob.key: options[knob.key] for knob in self.space.groups if knob.key in options}
+            if without := left.keys() - found:
+                found = self._with_effect({key: left[key] for key in left.keys() - without}) - without
+            self._active[chosen] = found
+        return self._active[chosen]
+
+    @cached_property
+    def conditional(self) -> list[str]:
+        """The groups that are read with some options of the others only, each behind those that decide about it."""
+        first, *others = self.each_option()
+        ours = self._with_effect(first)
+        deciding: dict[str, set[str]] = {key: set() for key in first.keys() - ours}
+        for options in others:
+            (varied,) = (key for key in options if options[key] != first[key])
+            for key in (self._with_effect(options) ^ ours) & first.keys() - {varied}:
+                deciding.setdefault(key, set()).add(varied)
+        try:
+            return [key for key in TopologicalSorter(deciding).static_order() if key in deciding]
+        except CycleError:
+            return list(deciding)
+
+    def left_out(self, options: Mapping[str, Value]) -> frozenset[str]:
+        """The keys of what was typed for all trials that nothing reads where these options are chosen.
+
+        What no option at all reads is not among them: it is a mistake.
+
+        Args:
+            options: A value for each knob that is a group and has an effect.
+        """
+        unread = self.composed(options).unread
+        return unread - self._unread_by_all if unread else unread
+
+    @cached_property
+    def _unread_by_all(self) -> frozenset[str]:
+        return frozenset.intersection(*(self.composed(options).unread for options in self.each_option()))
+
+    def each_option(self) -> Iterator[dict[str, Value]]:
+        """Each option once, with those of the other groups that the recipe itself has: a composition each."""
+        groups, start = self.space.groups, self.start()
+        first = {knob.key: start[knob.key] for knob in groups}
+        yield first
+        for knob in groups:
+            yield from (first | {knob.key: value} for value in knob.values() if value != first[knob.key])
 
     def why_not_taken(self, key: str, options: Mapping[str, Value]) -> str:
         """The sentence for a key that the part does not take to which it is added; empty if the options are no choice.
@@ -187,9 +226,11 @@ class Recipes:
         raw = plain(cfg, resolve=False)
         with _hydra_config(composed.hydra):
             found = with_taken_over(raw, Followed(cfg, raw).values())
-        check(raw, found, [*self._typed, *values])
-        overrides = [*self._fixed, *(knob.override(values[knob.key]) for knob in knobs)]
-        return Recipe(found, overrides, composed.choices)
+        left_out = self.left_out(values)
+        fixed = [(key, line) for key, line in self._fixed if key not in left_out]
+        check(raw, found, [*(key for key, _ in fixed), *values])
+        overrides = [*(line for _, line in fixed), *(knob.override(values[knob.key]) for knob in knobs)]
+        return Recipe(found, overrides, composed.choices, unread_of(raw))
 
     def own_values(self) -> dict[str, Value] | None:
         """The recipe's own values of the knobs that have an effect in it; None if one of them is not searched."""
@@ -220,68 +261,20 @@ class Recipes:
 
     def with_effect(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Values without those that have no effect with the options among them."""
-        keys = {knob.key for knob in self.space.groups} | self.active(values)
-        return {key: value for key, value in values.items() if key in keys}
+        active = self.active(values)
+        return {key: value for key, value in values.items() if key in active}
 
     def _own(self) -> tuple[dict[str, Value], list[str]]:
-        composed, active, found, outside = self.composed({}), self.active({}), {}, []
+        composed, active, found, outside = self.composed({}), self._with_effect({}), {}, []
         with _hydra_config(composed.hydra):
             for knob in self.space.knobs:
-                if knob.is_group or knob.key in active:
+                if knob.key in active:
                     value = _own_value(knob, composed)
                     if same := _same(knob, value):
                         found[knob.key] = same[0]
                     else:
                         outside.append(f"{knob.key}={show(value)} is not in {knob.typed}")
         return found, outside
-
-
-class Followed:
-    """A recipe's values, interpolations followed: the same as OmegaConf gives, in a tenth of its time.
-
-    Args:
-        cfg: The recipe.
-        raw: The same as plain dicts, interpolations as they stand.
-    """
-
-    SIMPLE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
-
-    def __init__(self, cfg: DictConfig, raw: dict[str, Any]) -> None:
-        self._cfg, self._raw = cfg, raw
-
-    def values(self) -> dict[str, Any]:
-        """All of them.
-
-        Raises:
-            ConfigError: If an interpolation leads nowhere.
-        """
-        try:
-            values: dict[str, Any] = self._follow(self._raw, ())
-        except (LookupError, TypeError, ValueError, RecursionError, OmegaConfBaseException):
-            return resolved(self._cfg)  # which says in words what is wrong
-        return values
-
-    def _follow(self, node: Any, path: tuple[Any, ...]) -> Any:
-        if isinstance(node, dict):
-            return {key: self._follow(child, (*path, key)) for key, child in node.items()}
-        if isinstance(node, list):
-            return [self._follow(child, (*path, place)) for place, child in enumerate(node)]
-        if not (isinstance(node, str) and "${" in node):
-            return node
-        if simple := self.SIMPLE.fullmatch(node):
-            target = tuple(simple[1].split("."))
-            there: Any = self._raw
-            for place, step in enumerate(target):
-                if isinstance(there, str):
-                    there = self._follow(there, target[:place])
-                there = there[int(step)] if isinstance(there, list) else there[step]
-            if there == "???":
-                raise LookupError(simple[1])
-            return self._follow(there, target)
-        value: Any = self._cfg
-        for step in path:
-            value = value[step]
-        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 @lru_cache(1024)
@@ -299,6 +292,15 @@ def _hydra_config(hydra: Any) -> Iterator[None]:
         yield
     finally:
         instance.cfg = before
+
+
+def _has_effect(knob: Knob, raw: dict[str, Any], reading: Reading) -> bool:
+    """Whether something reads what a knob sets; of a group that has no part of its own, such as experiment, all do."""
+    if knob.is_group:
+        return knob.key not in raw or reading.takes(knob.key)
+    if knob.element[0] == "+":
+        return "." not in knob.key or reading.reads(knob.key)
+    return _has(raw, knob.key) and reading.reads(knob.key)
 
 
 def _has(raw: Any, key: str) -> bool:

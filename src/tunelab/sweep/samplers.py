@@ -154,12 +154,11 @@ class Combinations:
 
     @staticmethod
     def _make(space: Space, active: Active) -> Iterator[dict[str, Any]]:
-        groups = {knob.key for knob in space.groups}
-        has_values = len(groups) < len(space.knobs)
+        groups = [knob.key for knob in space.groups]
         seen: set[Point] = set()
         for values in product(*(knob.values() for knob in space.knobs)):
             given = {knob.key: value for knob, value in zip(space.knobs, values, strict=True)}
-            in_use = groups | active({group: given[group] for group in groups}) if has_values else groups
+            in_use = active({group: given[group] for group in groups})
             combination = {key: value for key, value in given.items() if key in in_use}
             if point(combination) not in seen:
                 seen.add(point(combination))

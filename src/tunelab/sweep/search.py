@@ -115,8 +115,8 @@ class Search:
         with Slots(dials["n_jobs"], folder / "workers.log") as slots, _study_in_words(self.command):
             study = open_study(self.plan, None) or open_study(self.plan, self._direction(slots))
             assert study is not None
-            active, first = self.plan.recipes.active, self.plan.first
-            self.trials = Trials(study, self.plan.space, active, folder, dials["n_trials"], first)
+            space, made, first = self.plan.space, self.plan.recipes, self.plan.first
+            self.trials = Trials(study, space, made.active, folder, dials["n_trials"], first, made.conditional)
             self.is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.trials.all())
             try:
                 again = self.trials.try_again(self._is_refused)
@@ -215,6 +215,7 @@ class Search:
                 "overrides": recipe.overrides,
                 "choices": recipe.choices,
                 "checkout": checkout.seen(),
+                "unread": recipe.unread,
             }
             return Running(claim, Job(folder, recipe.values, start, goes_on=begun))
         return None

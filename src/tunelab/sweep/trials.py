@@ -126,6 +126,7 @@ class Trials:
         folder: Of the sweep.
         most: How many trials there shall be.
         first: The values of the first one; None if they are to be sampled.
+        conditional: The groups that are read with some options of the others only, as `Recipes.conditional` has them.
     """
 
     def __init__(
@@ -136,10 +137,11 @@ class Trials:
         folder: Path,
         most: int,
         first: Mapping[str, Value] | None,
+        conditional: Sequence[str] = (),
     ) -> None:
         self.owner = Owner(folder)  # first: a study that somebody runs is not rewritten
         self.study, self.space, self.most = study, space, most
-        self._active, self._folder, self._first = active, folder, first
+        self._active, self._folder, self._first, self._conditional = active, folder, first, conditional
         self._storage = study._storage
         self._combinations = study.sampler.combinations(active) if isinstance(study.sampler, Grid) else None
         if self._combinations is not None:
@@ -197,7 +199,8 @@ class Trials:
         if isinstance(self.study.sampler, Probes):
             return any(values == combination for combination in self._combinations or ())
         options = {knob.key: values[knob.key] for knob in self.space.groups if knob.key in values}
-        return len(options) == len(self.space.groups) and self._active(options) <= values.keys()
+        always = {knob.key for knob in self.space.groups} - set(self._conditional)
+        return always <= options.keys() and self._active(options) <= values.keys()
 
     def _has(self, given: Mapping[str, Value]) -> bool:
         """Whether there are trials with these values."""
@@ -240,7 +243,11 @@ class Trials:
 
     def _suggested(self, trial: Trial) -> dict[str, Value]:
         """A value for each knob that has an effect; those that a trial has already stay."""
-        values = {knob.key: _suggest(trial, knob) for knob in self.space.groups}
+        conditional = [self.space[key] for key in self._conditional]
+        values = {knob.key: _suggest(trial, knob) for knob in self.space.groups if knob not in conditional}
+        for knob in conditional:
+            if knob.key in self._active(values):
+                values[knob.key] = _suggest(trial, knob)
         active = self._active(values)
         rest = [knob for knob in self.space.knobs if not knob.is_group and knob.key in active]
         return values | {knob.key: _suggest(trial, knob) for knob in rest}

@@ -18,10 +18,11 @@ from pydantic import Field
 from tunelab import catalogue, instrument, multirun
 from tunelab.composing import compose, found_by_hydra, loader, meant
 from tunelab.config import check as check_recipe
-from tunelab.config import plain, recipe_of, resolved, unread_keys
+from tunelab.config import plain, recipe_of, resolved
 from tunelab.errors import ConfigError
 from tunelab.overrides import CommandLineError, quoted
 from tunelab.ranges import range_mistakes
+from tunelab.reading import Reading
 
 SAMPLER = "tunelab.sweep.probes.Probes"
 
@@ -142,11 +143,10 @@ def declared(cfg: DictConfig) -> list[str]:
         for key in Numbers.model_fields:
             recipe.pop(key)
         recipe.name = NAME  # which asks Hydra what is chosen
-    raw = plain(recipe, resolve=False)
-    unread, found = unread_keys(raw), []
+    reading, found = Reading(plain(recipe, resolve=False)), []
     for key, said in plain(cfg.sweep.ranges, resolve=True).items():
         own = OmegaConf.select(recipe, key, throw_on_resolution_failure=False)
-        if own is None or key in unread:
+        if own is None or not reading.reads(key):
             continue
         values = [value for value in _values(said, own) if _is_allowed(recipe, key, value)]
         if len(values) > 1:
