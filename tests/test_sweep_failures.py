@@ -38,10 +38,10 @@ OWN = """
                 sum(range(10**13))  # in C, where no signal is heard
 
     class Nap(Callback):
-        "Makes a trial as long as its batch_size says, in hundredths of a second."
+        "Makes a trial as long as its batch_size says, in fiftieths of a second."
 
         def __init__(self, batch_size):
-            self.seconds = batch_size / 100
+            self.seconds = batch_size / 50
 
         def on_train_start(self, trainer, pl_module):
             time.sleep(self.seconds)
@@ -205,7 +205,7 @@ def test_an_objective_that_is_never_logged_ends_the_search_with_its_first_trial_
 
 @pytest.mark.slow
 def test_after_its_time_a_search_begins_no_trial_and_those_that_run_end(forks: Forks, tmp_path: Path, own: str) -> None:
-    sizes = ",".join(map(str, range(161, 201)))
+    sizes = ",".join(map(str, range(81, 121)))
     words = ("epochs=1", f"batch_size={sizes}", "sweep.timeout=12", "callbacks=[checkpoint]")
     nap = ("+callbacks.nap._target_=own.Nap", "+callbacks.nap.batch_size=${batch_size}")
     ended = run(forks, tmp_path, *words, *nap, before=own)
