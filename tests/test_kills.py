@@ -50,11 +50,11 @@ NOTES = """
     Checkpoint.save = save
 """
 PARTS = re.compile(
-    r"config\.yaml|run\.json|data_spec\.json|facts\.json|metrics(\.before_resume)?\.csv|train\.log|tensorboard/events\.out\.tfevents\.[^/]+"
+    r"config\.yaml|run\.json|data_spec\.json|facts\.json|members\.npz|metrics(\.before_resume)?\.csv|train\.log|tensorboard/events\.out\.tfevents\.[^/]+"
     r"|checkpoints/(last|previous|best)\.ckpt"
 )
 LEFT_BY_A_KILL = re.compile(
-    r"\.lock|\.(config\.yaml|run\.json|data_spec\.json|facts\.json|metrics\.csv)\.aside"
+    r"\.lock|\.(config\.yaml|run\.json|data_spec\.json|facts\.json|members\.npz|metrics\.csv)\.aside"
     r"|checkpoints/(\.last\.ckpt\.new(\.aside)?|\.(best|previous)\.ckpt\.aside)"
 )
 
