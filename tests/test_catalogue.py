@@ -108,9 +108,12 @@ def test_the_page_of_a_script_lists_its_own_dials(loader: ConfigLoader) -> None:
         "  tunelab evaluate run=<folder>",
         "",
         "Keys of this tool (value now)",
-        "  run         null  a run's folder",
-        "  checkpoint  best  or last, or previous: the one before the last",
-        "  part        val   or val: of which examples",
+        "  run         null                                                 a run's folder",
+        f"  checkpoint  {'best':51}  or last, or previous: the one before the last",
+        "  part        val                                                  or val: of which examples",
+        f"  changed     {'refuse':51}  "
+        "data that is not what the run had; or unseen: score what the model has not met; or ignore",
+        "  data        {'path': None, 'val_path': None, 'test_path': None}  where it is now, if it was moved",
     ]
 
 

@@ -347,7 +347,7 @@ def test_lines_of_hydra_and_of_the_tools_are_plain_and_apart_from_what_is_asked_
     before = sorted((tmp_path / "run").rglob("*"))
     script = (
         "import logging, tunelab, tunelab.predictor\n"
-        "tunelab.predictor.evaluate = lambda *_: logging.getLogger('tunelab').info('heard') or {'a': 1}\n"
+        "tunelab.predictor.evaluate = lambda *_, **__: logging.getLogger('tunelab').info('heard') or {'a': 1}\n"
         "tunelab.main(tool='evaluate')"
     )
     command = [sys.executable, "-c", script, "run=run"]

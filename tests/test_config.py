@@ -188,6 +188,11 @@ RANGES = [
     ("data=blobs data.noise=-1", "be at least 0", "data.noise=0.1"),
     ("data=blobs data.features=0", "be at least 1", "data.features=10"),
     ("data=waves data.tokens=1", "be at least 2", "data.tokens=24"),
+    (
+        "data=image_folder data.path=x data.class_folder=middle",
+        "be 'first' or 'last', or null",
+        "data.class_folder=last",
+    ),
     ("data=image_folder data.path=x data.color=blue", "be 'rgb' or 'grey'", "data.color=rgb"),
     ("data=image_folder data.path=x data.image_size=0", "be at least 1", "data.image_size=32"),
     ("data=image_folder data.path=x data.in_memory=maybe", "be true or false or be 'auto'", "data.in_memory=auto"),

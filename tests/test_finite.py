@@ -74,7 +74,7 @@ class Net(MLP):
 class Between(MLP):
     def __init__(self, input_shape, output_size, *, fault, at, **sizes):
         super().__init__(input_shape, output_size, **sizes)
-        self.count = Counting(at)
+        self.fault, self.count = fault, Counting(at)
 
     def forward(self, inputs):
         hidden = self.hidden1(inputs)
@@ -86,7 +86,7 @@ class Masked(MLP):
 
     def __init__(self, input_shape, output_size, *, fault, at, **sizes):
         super().__init__(input_shape, output_size, **sizes)
-        self.mask, self.burst = Masking(0), Bursting(at)
+        self.fault, self.mask, self.burst = fault, Masking(0), Bursting(at)
 
     def forward(self, inputs):
         return self.head(self.burst(self.hidden2(self.mask(self.hidden1(inputs)).exp())))

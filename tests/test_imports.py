@@ -83,7 +83,7 @@ ARROWS: dict[str, tuple[set[str], set[str]]] = {
     # what brings them together
     "ranks": (set(), set()),
     "lean": ({"tasks"}, {"lightning"}),
-    "loop": ({"callbacks", "lean", "metrics_csv"}, {"lightning"}),
+    "loop": ({"callbacks", "ends", "lean", "metrics_csv"}, {"lightning"}),
     "replay": ({"callbacks", "checkpoints", "folder"}, {"hydra", "lightning", "omegaconf"}),
     "prepare": ({"aliases", "config"}, {"hydra", "lightning", "omegaconf"}),
     "ends": (set(), {"lightning", "omegaconf"}),

@@ -20,8 +20,9 @@ from optuna.trial import TrialState
 from tunelab import conf_folder
 from tunelab.errors import ConfigError
 from tunelab.sweep import storage
+from tunelab.sweep.owner import Owner
 from tunelab.sweep.plan import Plan, make_folder, open_study, plan
-from tunelab.sweep.trials import Owner, Trials
+from tunelab.sweep.trials import Trials
 
 Plans = Callable[..., Plan]
 

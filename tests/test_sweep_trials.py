@@ -38,10 +38,11 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from tunelab.errors import ConfigError, RunFailed
+from tunelab.sweep.owner import Owner, alone, others_run
 from tunelab.sweep.samplers import Grid, QuasiRandom, Random
 from tunelab.sweep.space import Space, Value, read_space
 from tunelab.sweep.storage import open_storage
-from tunelab.sweep.trials import OWNER, RETRY, Claim, Owner, Trials, alone, others_run
+from tunelab.sweep.trials import OWNER, RETRY, Claim, Trials
 
 FORK = multiprocessing.get_context("fork")
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (

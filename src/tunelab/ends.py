@@ -73,10 +73,15 @@ def ended_by(trainer: Trainer, cfg: DictConfig) -> str | None:
     """
     if 0 < trainer.max_steps <= trainer.global_step and trainer.current_epoch < (trainer.max_epochs or 0):
         return f"trainer.max_steps={trainer.max_steps}"
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(timer, Timer) and (timer.time_remaining() or 0.0) <= 0 for timer in callbacks):
+    if out_of_time(trainer):
         return f"trainer.max_time={cfg.trainer.get('max_time')}"
     return None
+
+
+def out_of_time(trainer: Trainer) -> bool:
+    """Return whether `trainer.max_time` has passed, which a resumed run may have more of."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(timer, Timer) and (timer.time_remaining() or 0.0) <= 0 for timer in callbacks)
 
 
 def still_ends(limit: str | None, cfg: DictConfig) -> bool:

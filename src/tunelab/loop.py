@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from tunelab.callbacks import Checkpoint, Interrupts
+from tunelab.ends import out_of_time
 from tunelab.lean import LeanOptimization, leave_out_idle
 from tunelab.metrics_csv import METRICS_LINES, Csv
 
@@ -105,7 +106,7 @@ class EpochLoop(_TrainingEpochLoop):
             self.trainer.should_stop = False
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        stops = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early
+        stops = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early and not out_of_time(self.trainer)
         return {**super().on_save_checkpoint(), "stopped_at": self.trainer.max_epochs if stops else None}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:

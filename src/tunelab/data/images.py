@@ -126,5 +126,5 @@ def read_images(path: str, spec: DataSpec) -> Iterator[tuple[list[str], NDArray[
         raise ConfigError(
             f"`input` must have images that can be read{size}, of {8 * depth.itemsize} bits a value as the training "
             f"images, but {len(wrong):,} of {len(files.names):,} cannot be used: {first_of(wrong)}. "
-            f"Convert or remove {'it' if len(wrong) == 1 else 'them'}."
+            f"Replace or remove {'it' if len(wrong) == 1 else 'them'}."
         )

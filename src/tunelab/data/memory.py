@@ -149,6 +149,7 @@ class SplitData(LightningDataModule):
         self.parts: Parts = {}
         self.hashes: dict[str, Hashes] = {}
         self.strange: list[str] = []
+        self._members: dict[str, Hashes] | None = None  # once the examples are on another device
 
     def read(self) -> tuple[DataSpec, Parts]:
         """What the data says of itself, and the tensors of its `train`, `val` and `test` part."""
@@ -162,6 +163,8 @@ class SplitData(LightningDataModule):
 
     def members(self) -> dict[str, Hashes]:
         """Which examples each part has, as the model takes them: shape (examples, 2), of its inputs and its target."""
+        if self._members is not None:
+            return self._members
         for part, (inputs, _) in self.parts.items():
             if part not in self.hashes and isinstance(inputs, Tensor):
                 self.hashes[part] = hashes(inputs)
@@ -178,6 +181,7 @@ class SplitData(LightningDataModule):
         inputs = _joined([(inputs, places) for inputs, _, places in pieces])
         self.hashes[part] = np.concatenate([self.hashes[name][places] for name, places in chosen.items()])
         self.parts[part] = inputs, torch.cat([targets[places] for _, targets, places in pieces])
+        self._members = None
 
     def tell(self, message: str, *arguments: Any) -> None:
         """Say something about the data, once however many processes train."""
@@ -210,6 +214,8 @@ class SplitData(LightningDataModule):
     def _on_device(self, part: str) -> tuple[Tensor, Tensor]:
         inputs, targets = self.parts[part]
         device = self.trainer.strategy.root_device if self.trainer else inputs.device
+        if device != inputs.device:
+            self._members = self.members()  # read while it is here
         self.parts[part] = inputs.to(device), targets.to(device)  # once, however many loaders are asked for
         return self.parts[part]
 

@@ -79,14 +79,20 @@ def launch(
 
 
 class Configs(Recipes):
-    """Those of any app: a key has an effect with the options that bring it."""
+    """Those of any app: a key has an effect with the options that bring it, whoever reads it."""
+
+    conditional: list[str] = []
+
+    def left_out(self, options: Mapping[str, Value]) -> frozenset[str]:
+        return frozenset()
 
     def active(self, options: Mapping[str, Value]) -> set[str]:
         values = [knob for knob in self.space.knobs if not knob.is_group]
+        groups = {knob.key for knob in self.space.groups}
         if all(knob.element.startswith("+") for knob in values):
-            return {knob.key for knob in values}
+            return groups | {knob.key for knob in values}
         cfg = self.loader.load_configuration(self.config_name, self.typed(options), RunMode.RUN)
-        return {
+        return groups | {
             knob.key
             for knob in values
             if knob.element.startswith("+") or OmegaConf.select(cfg, knob.key, default=self) is not self

@@ -32,12 +32,12 @@ from tunelab.sweep.changes import (
 )
 from tunelab.sweep.checks import always, drawn_at_random, refuse_mistakes
 from tunelab.sweep.comparable import refuse_unlike
+from tunelab.sweep.owner import alone, others_run
 from tunelab.sweep.pruning import idle
 from tunelab.sweep.recipes import Recipes
 from tunelab.sweep.samplers import Keyed, QuasiRandom, follow_number
 from tunelab.sweep.space import Space, Value, identity, read_space
 from tunelab.sweep.storage import bind, name_of, open_storage, refuse_elsewhere
-from tunelab.sweep.trials import alone, others_run
 
 Direction = Literal["minimize", "maximize"]
 

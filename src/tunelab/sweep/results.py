@@ -19,10 +19,11 @@ from tunelab.errors import ConfigError, RunFailed, as_typed, program, show
 from tunelab.folder import write_atomic
 from tunelab.sweep.found import headlines, print_result, show_best, show_repeats
 from tunelab.sweep.hparams import write_row
+from tunelab.sweep.owner import alone
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.repeats import repeated, winner
 from tunelab.sweep.slots import Slots
-from tunelab.sweep.trials import RETRY, Trials, alone
+from tunelab.sweep.trials import RETRY, Trials
 from tunelab.sweep.verdicts import verdicts
 from tunelab.sweep.winner import flags, with_seeds, write_experiment
 from tunelab.sweep.wording import STATES, ranked, reached, score, without_numbers

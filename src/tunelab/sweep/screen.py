@@ -16,10 +16,11 @@ from rich.live import Live
 from rich.text import Text
 
 from tunelab.errors import counted
+from tunelab.sweep.owner import alone
 from tunelab.sweep.plan import Plan
 from tunelab.sweep.repeats import headline, winner
 from tunelab.sweep.space import Value
-from tunelab.sweep.trials import OWNER, RETRY, Claim, Trials, alone
+from tunelab.sweep.trials import OWNER, RETRY, Claim, Trials
 from tunelab.sweep.wording import STATES, assignments, compact, duration, reached, score, spoken
 
 log = logging.getLogger("tunelab")

@@ -22,13 +22,14 @@ from tunelab.job import COMMAND_VARIABLE
 from tunelab.printing import reader_may_be_gone
 from tunelab.sweep.effects import measured
 from tunelab.sweep.leftovers import is_begun, last_lines, outcome, result
+from tunelab.sweep.owner import alone
 from tunelab.sweep.plan import Direction, Plan, make_folder, open_study, plan
 from tunelab.sweep.results import Results, conclude
 from tunelab.sweep.screen import Screen
 from tunelab.sweep.signals import Told
 from tunelab.sweep.slots import Died, Slot, Slots, TimedOut, begin_loading
 from tunelab.sweep.space import Value
-from tunelab.sweep.trials import Claim, Trials, alone
+from tunelab.sweep.trials import Claim, Trials
 from tunelab.sweep.wording import STATES, without_numbers
 from tunelab.sweep.worker import Ended, Job, Report
 
