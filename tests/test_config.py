@@ -190,7 +190,7 @@ RANGES = [
     ("data=waves data.tokens=1", "be at least 2", "data.tokens=24"),
     (
         "data=image_folder data.path=x data.class_folder=middle",
-        "be 'first' or 'last', or null",
+        "be 'first' or 'last'",
         "data.class_folder=last",
     ),
     ("data=image_folder data.path=x data.color=blue", "be 'rgb' or 'grey'", "data.color=rgb"),
@@ -279,7 +279,7 @@ SOURCES = [
     ),
     ("blobs", (), "classes examples noise features"),
     ("waves", (), "tokens"),
-    ("image_folder", ("data.path=x",), "color image_size in_memory memory_limit_gb workers"),
+    ("image_folder", ("data.path=x",), "class_folder color image_size in_memory memory_limit_gb workers"),
 ]
 MODEL_KEYS = {
     "vit": "attention_dropout heads mlp_ratio patch_size pooling",
