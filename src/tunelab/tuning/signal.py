@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tunelab.callbacks.layers import layers, model_of
+from tunelab.callbacks.layers import examples_in, layers, model_of
 from tunelab.tuning.fits import loss_of
 
 KEPT_WEIGHTS = 4000
@@ -63,9 +63,10 @@ class Signal(Callback):
 
     def __init__(self) -> None:
         self.layers: dict[str, Layer] = {}  # in the order in which they were called first
-        self.losses: list[float] = []  # of each epoch, the mean over its batches, without penalties as in a run's log
+        self.losses: list[float] = []  # of each epoch, the mean over its examples, without penalties as in a run's log
         self._handles: list[RemovableHandle] = []
         self._of_epoch: list[Tensor] = []
+        self._counts: list[Tensor] = []  # of each batch its examples, or the sum of their weights
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.layers:
@@ -99,10 +100,13 @@ class Signal(Callback):
         own = getattr(pl_module, "unwritten", None)
         plain = own.losses[-1] if own and own.losses else loss_of(outputs) * trainer.accumulate_grad_batches
         self._of_epoch.append(plain)
+        self._counts.append(torch.as_tensor(own.counts[-1] if own and own.counts else examples_in(batch)))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.losses.append(float(torch.stack(self._of_epoch).mean()))
+        counts = torch.stack(self._counts).double()
+        self.losses.append(float((torch.stack(self._of_epoch).to(counts) * counts).sum() / counts.sum()))
         self._of_epoch.clear()
+        self._counts.clear()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         owned = layers(model_of(pl_module))
