@@ -220,6 +220,7 @@ def test_the_decay_of_an_optimizer_is_the_decay(tmp_path: Path) -> None:
 # ---- searches
 
 
+@pytest.mark.slow
 def test_a_search_over_a_key_that_passes_on_another_is_one_over_that(tmp_path: Path) -> None:
     words = ("-m", *IRIS, "epochs=1", "optimizer=sgd", "name=both", "test=false")
     outcome = typed(tmp_path, *words, "optimizer.lr=0.1,0.2", "task.seed=3")
@@ -318,6 +319,7 @@ def test_a_number_that_a_file_writes_in_the_place_of_a_key_is_that_key(tmp_path:
 # ---- runs and studies from before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_that_was_typed_by_another_name_keeps_what_it_was_trained_with(tmp_path: Path) -> None:
     outcome = typed(tmp_path, *IRIS, "optimizer=sgd", "optimizer.lr=0.05", "trainer.max_epochs=2")
     folder = tmp_path / outcome.folder

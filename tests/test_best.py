@@ -53,6 +53,7 @@ def test_a_validation_within_a_step_of_several_batches_waits_for_its_end(fit: An
     assert list(_column(folder, "val/loss")) == [2, 4, 5, 7]  # after batches 6, 12, 15 and 21
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_validations_goes_on_with_the_same_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -303,6 +303,7 @@ def test_a_server_that_answers_nobody_costs_no_run(tmp_path: Path) -> None:
     assert result(tmp_path / "run")["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the time may be up in a __del__
 @needs_mlflow
 def test_a_server_that_never_answers_costs_no_more_than_its_time(
