@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import shlex
 import signal
 import sys
 import time
@@ -55,7 +56,7 @@ def test_a_signal_has_the_trials_save_and_the_same_command_goes_on(
         time.sleep(0.3)
         fork.kill(number)
     assert fork.wait() == 128 + number
-    typed = f"python {REPOSITORY / 'train.py'} {' '.join([*TINY, *WORDS])}"
+    typed = shlex.join(["python", str(REPOSITORY / "train.py"), *TINY, *WORDS])
     assert fork.text.splitlines()[-1] == f"Interrupted. To go on: {typed}"
     assert "Traceback" not in fork.text
     assert left_behind(tmp_path) == []
@@ -146,7 +147,7 @@ def test_two_signals_while_a_search_composes_end_it_in_words(
     time.sleep(seconds)
     fork.kill(number)
     assert fork.wait() == 128 + number
-    typed = f"python {REPOSITORY / 'train.py'} {' '.join([*TINY, *WORDS])}"
+    typed = shlex.join(["python", str(REPOSITORY / "train.py"), *TINY, *WORDS])
     assert fork.text.splitlines() == [f"Interrupted. To go on: {typed}"]
     assert left_behind(tmp_path) == []
 
