@@ -302,7 +302,7 @@ def test_colours_of_sixteen_bits_are_said_and_refused_where_nothing_is_left_of_t
         return
     with caplog.at_level(logging.INFO, "tunelab"):
         read(tmp_path)
-    assert "8 images have 16 bits a colour, of which the upper 8 are used" in caplog.text
+    assert "16 bits a colour, of which the upper 8 are used: 8 images" in caplog.text
 
 
 def test_what_a_run_reads_and_leaves_out_is_said(tmp_path, read, caplog):
@@ -316,7 +316,7 @@ def test_what_a_run_reads_and_leaves_out_is_said(tmp_path, read, caplog):
         f"{tmp_path.name}: images 17 train, 2 val, 2 test; 2 classes; 6 x 6 rgb",
         *("  cat: 9 train, 1 val, 1 test", "  dog: 8 train, 1 val, 1 test"),
         "  passed over 1 file (.heic 1): no images by their endings",
-        "  1 image have several frames or pages, of which the first is used",
+        "  several frames or pages, of which the first is used: 1 image",
     ]
 
 

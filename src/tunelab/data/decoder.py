@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.unsignedinteger[Any]]
 """Values of 8 bits, or of 16 where the file has them."""
 
-FRAMES = "have several frames or pages, of which the first is used"
-UPPER_BITS = "have 16 bits a colour, of which the upper 8 are used"
+FRAMES = "several frames or pages, of which the first is used"
+UPPER_BITS = "16 bits a colour, of which the upper 8 are used"
 
 DEPTHS = (10, 12, 14, 16)
 """The bits that a file of 16 bits a value may use."""

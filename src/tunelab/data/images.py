@@ -120,7 +120,7 @@ def read_images(path: str, spec: DataSpec) -> Iterator[tuple[list[str], NDArray[
             yield [files.name(n) for n in numbers.tolist()], least + pixels * scale
         wrong += map(str, problems)
     for what, count in left_out.items():
-        log.info("%s: %s %s", root.name, counted(count, "image"), what)
+        log.info("%s: %s: %s", root.name, what, counted(count, "image"))
     if wrong:
         size = "" if height == width else f" and are {width} x {height}"
         raise ConfigError(

@@ -176,7 +176,7 @@ class PictureData(ArrayData):
         if spec.output_size > SHOWN_CLASSES:
             rest = sum(counts.values())[SHOWN_CLASSES:]  # type: ignore[index]
             self.tell("  and %d more, of %s to %s images", len(rest), f"{rest.min():,}", f"{rest.max():,}")
-        for remark in [*found.remarks, *(f"{counted(count, 'image')} {what}" for what, count in left_out.items())]:
+        for remark in [*found.remarks, *(f"{what}: {counted(count, 'image')}" for what, count in left_out.items())]:
             self.tell("  %s", remark)
 
     def _prepare_workers(self, gigabytes: float, count: int) -> None:
